@@ -1,0 +1,290 @@
+"""What all callbacks have in common: when to draw, on what, where to, and how to fail without harm."""
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_convviz import _lightning, layers, probes, sinks
+from lightning_convviz.callbacks.session import Session, View, Wants
+from lightning_convviz.isolation import isolated
+from lightning_convviz.probes import Probes, ProbesLike
+from lightning_convviz.render import Picture
+
+FAILURES = 3  # in a row, after which a callback switches itself off
+
+Forward = str | Callable[..., Any] | None
+
+
+class Watcher(_lightning.Callback):
+    """A callback that draws the live network at validations. Abstract; a subclass is final.
+
+    It says which layers it draws (`resolve`), what it needs of the shared forward (`wants`), and what it draws
+    (`draw`); if it also watches the validation batches that pass, what it takes from them (`observers`, `observe`).
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        *,
+        probes: ProbesLike,
+        num_probes: int,
+        every_n_epochs: int | Literal["log"],
+        forward: Forward,
+        on_error: Literal["warn", "raise"],
+        initial: bool,
+    ) -> None:
+        super().__init__()
+        at_least("num_probes", num_probes, 1)
+        if every_n_epochs != "log":
+            at_least("every_n_epochs", every_n_epochs, 1)
+        if forward is not None and not isinstance(forward, str) and not callable(forward):
+            raise TypeError(
+                f"`forward` is a {type(forward).__name__}. It can be the name of a sub-module or a function "
+                "(model, images) -> logits."
+            )
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"`on_error` is {on_error!r}. It can be 'warn' or 'raise'.")
+        self.given: Probes | None = _probes(probes)
+        self.num_probes = num_probes
+        self.every_n_epochs = every_n_epochs
+        self.forward_ = forward
+        self.on_error = on_error
+        self.initial = bool(initial)
+        self._begin()
+
+    def _begin(self) -> None:
+        """A new run: nothing drawn, nothing chosen."""
+        self.initial_pictures: dict[str, Picture] = {}
+        self.due = False
+        self._drawn: sinks.Drawing | None = None
+        self._validations = 0
+        self._last_step = -1
+        self._failures = 0
+        self._told: set[str] = set()
+
+    # -- what a subclass says ----------------------------------------------------------------------------------------
+
+    def check(self, model: nn.Module) -> None:
+        """Before anything runs: complain about layers that the model does not have."""
+
+    @abstractmethod
+    def resolve(self, model: nn.Module, runs: Mapping[str, layers.Run]) -> None:
+        """Choose the layers, once, from those that ran."""
+
+    @abstractmethod
+    def wants(self, probes: Probes) -> Wants:
+        """What to record in the shared forward of the probes."""
+
+    @abstractmethod
+    def draw(self, view: View) -> dict[str, Picture]:
+        """The pictures by tag, tags always the same. The model is isolated while this runs."""
+
+    def observers(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """Layers of the user's own validation forward to observe, with a function from the output to what is kept.
+
+        The function runs inside that forward: it must reduce only, and not wait for the device.
+        """
+        return {}
+
+    def observe(self, name: str, reduced: Tensor) -> None:
+        """Take what an observer made of a layer's output for one batch."""
+
+    # -- Lightning's hooks -------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        if _lightning.is_sharded(trainer):
+            raise ValueError(
+                f"`strategy` is {type(trainer.strategy).__name__}, which spreads the model over the ranks. "
+                f"{type(self).__name__} draws on one rank so far: use DDP, or leave it out."
+            )
+        session = Session.of(trainer)
+        if self not in session.watchers:
+            names = [watcher.name for watcher in session.watchers]
+            if self.name in names:
+                raise ValueError(f"`callbacks` holds {type(self).__name__} twice. Its tags would collide: keep one.")
+            session.watchers.append(self)
+            self._begin()
+        if self._leads(trainer):
+            _tell_about_loggers(trainer)
+
+    def on_fit_start(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
+        self.check(pl_module)
+        if isinstance(self.forward_, str):
+            layers.find(pl_module, [self.forward_], argument="forward")
+        if self._leads(trainer) and not trainer.enable_validation:
+            _lightning.rank_zero_warn(
+                "lightning_convviz draws at validations, and this run has none (`limit_val_batches=0`, or no "
+                "`validation_step` or validation data): there will be no pictures."
+            )
+
+    def on_train_start(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
+        # Without a sanity check, given probes are tried here; probes from the data are not there yet.
+        if self.initial and not self.initial_pictures and self.given is not None and trainer.global_step == 0:
+            self.due = self._active(trainer)
+            self._attempt(trainer, pl_module, initial=True)
+            Session.of(trainer).forget()
+
+    def on_validation_start(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
+        if not _lightning.fitting(trainer):
+            return
+        self.due = self._is_due(trainer)
+        if self._leads(trainer):
+            Session.of(trainer).open(pl_module)
+
+    def on_validation_batch_start(
+        self,
+        trainer: _lightning.Trainer,
+        pl_module: _lightning.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if _lightning.fitting(trainer) and self._leads(trainer):
+            Session.of(trainer).before(pl_module, batch)
+
+    def on_validation_batch_end(
+        self,
+        trainer: _lightning.Trainer,
+        pl_module: _lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not _lightning.fitting(trainer):
+            return
+        if self._leads(trainer) and self._active(trainer):
+            self._safely(partial(Session.of(trainer).after, trainer, batch, dataloader_idx), raises=False)
+        # Here and not at the end of the epoch: a callback that validates averaged weights has them in place
+        # now, wherever it stands in the list of callbacks.
+        if self.due and _lightning.is_last_batch(trainer):
+            self._attempt(trainer, pl_module, initial=trainer.sanity_checking)
+
+    def on_validation_epoch_end(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
+        if not _lightning.fitting(trainer):
+            return
+        if self.due:  # a loader that did not announce its last batch
+            self._attempt(trainer, pl_module, initial=trainer.sanity_checking)
+        if self._drawn is not None:
+            Session.of(trainer).pending.append(self._drawn)
+            self._drawn = None
+
+    def on_validation_end(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
+        if _lightning.fitting(trainer):
+            session = Session.of(trainer)
+            session.close()
+            session.forget()
+            session.flush(trainer)
+
+    def on_exception(
+        self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, exception: BaseException
+    ) -> None:
+        Session.of(trainer).finish(trainer)
+
+    def teardown(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, stage: str) -> None:
+        Session.of(trainer).finish(trainer)
+
+    # -- how ---------------------------------------------------------------------------------------------------------
+
+    def _leads(self, trainer: Any) -> bool:
+        """Whether this is the session's first callback, which does what is done once for all."""
+        watchers = Session.of(trainer).watchers
+        return bool(watchers) and watchers[0] is self
+
+    def _active(self, trainer: Any) -> bool:
+        return trainer.is_global_zero and self._failures < FAILURES and _has_eyes(trainer)
+
+    def _is_due(self, trainer: Any) -> bool:
+        if not self._active(trainer):
+            return False
+        if trainer.sanity_checking:
+            return self.initial
+        self._validations += 1
+        if trainer.global_step <= self._last_step:  # steps of a tag never repeat, nor fall
+            return False
+        if self.every_n_epochs == "log":
+            return self._validations & (self._validations - 1) == 0
+        return (trainer.current_epoch + 1) % self.every_n_epochs == 0
+
+    def _attempt(self, trainer: Any, module: Any, *, initial: bool) -> None:
+        """Draw; what goes wrong before training is an error, what goes wrong in it is told and endured."""
+        if not self.due:
+            return
+        self.due = False
+        self._safely(partial(self._draw, trainer, module, initial), raises=initial)
+
+    def _draw(self, trainer: Any, module: Any, initial: bool) -> None:
+        start = time.perf_counter()
+        with isolated(module), torch.no_grad():
+            session = Session.of(trainer)
+            pictures = self.draw(session.view(self, trainer, module, initial=initial))
+        pictures = {tag: picture.cpu() for tag, picture in pictures.items()}  # waits for the device: the time is whole
+        seconds = time.perf_counter() - start
+        self._failures = 0
+        if initial:
+            self.initial_pictures = pictures
+            return
+        session.settle()
+        self._last_step = trainer.global_step
+        scalars = {f"convviz/seconds/{self.name}": seconds}
+        self._drawn = sinks.Drawing(self.name, trainer.current_epoch, trainer.global_step, pictures, scalars)
+
+    def _safely(self, action: Callable[[], None], *, raises: bool) -> None:
+        try:
+            action()
+        except Exception as error:
+            if self.on_error == "raise" or (raises and not isinstance(error, torch.OutOfMemoryError)):
+                raise
+            self.failed(error)
+
+    def failed(self, error: Exception) -> None:
+        """Count a failure, and tell each kind once."""
+        self._failures += 1
+        kind = type(error).__name__
+        if kind not in self._told:
+            self._told.add(kind)
+            _lightning.rank_zero_warn(
+                f"{type(self).__name__} could not draw ({kind}: {error}). Training goes on; the next drawing is tried."
+            )
+        if self._failures == FAILURES:
+            _lightning.rank_zero_warn(f"{type(self).__name__} failed {FAILURES} times in a row and is switched off.")
+
+
+def at_least(argument: str, value: Any, lowest: int) -> None:
+    """Check an integer argument.
+
+    Raises:
+        TypeError: where it is no integer.
+        ValueError: where it is too small.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"`{argument}` is {value!r}. It must be an integer of at least {lowest}.")
+    if value < lowest:
+        raise ValueError(f"`{argument}` is {value}. It must be at least {lowest}.")
+
+
+def _probes(given: ProbesLike) -> Probes | None:
+    return None if given is None else probes.of(given)
+
+
+def _has_eyes(trainer: Any) -> bool:
+    return any(sinks.find(logger) or _lightning.is_dummy(logger) for logger in trainer.loggers)
+
+
+def _tell_about_loggers(trainer: Any) -> None:
+    blind = [type(logger).__name__ for logger in trainer.loggers if not sinks.find(logger)]
+    blind = [name for name in blind if name != "DummyLogger"]
+    if blind or not trainer.loggers:
+        what = f"writes to TensorBoard, not to {', '.join(blind)}" if blind else "found no logger"
+        _lightning.rank_zero_warn(
+            f"lightning_convviz {what}. Give the Trainer a TensorBoardLogger to see its pictures, or register a "
+            "function for your logger with `lightning_convviz.sinks.register`."
+        )

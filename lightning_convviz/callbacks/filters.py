@@ -1,0 +1,142 @@
+"""FilterPatternLogger: what each filter looks for, by gradient ascent from a blank image."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from torch import nn
+
+from lightning_convviz import ascent
+from lightning_convviz import layers as layers_
+from lightning_convviz.callbacks.base import Forward, Watcher, at_least
+from lightning_convviz.callbacks.session import View, Wants
+from lightning_convviz.probes import Probes, ProbesLike
+from lightning_convviz.render import Picture, Sheet, rgb
+from lightning_convviz.render.sheet import MARGIN, near_square, numbers, zoom_for
+
+LAYERS = 4  # what "auto" draws
+SIDE = 96  # patterns of larger inputs are made at this size: a filter's pattern repeats, and their cost is its square
+
+LEGEND = """**Filter patterns**: for each filter of the layer an image that excites it, found by gradient ascent from a
+blank one, within the range of values and the colors of the probes. The number is the filter's mean activation on it.
+First layers look for edges and colors, middle ones for textures, last ones for parts. The images are synthetic: they
+show what would excite a filter most, not all that it answers to."""
+
+
+class FilterPatternLogger(Watcher):
+    """Log images that excite single filters, found by gradient ascent at every validation: tags `filters/<layer>`.
+
+    Args:
+        layers: names as in `named_modules()`, globs, module classes, or a list of these; `"auto"` takes up to four
+            convolutions, spread over depth, the first and the last included.
+        num_filters: how many filters of a layer, spread evenly; chosen once.
+        steps: steps of ascent for each pattern; their cost is two forwards up to the layer each.
+        size: side of the patterns in pixels; default that of the probes, up to 96.
+        seed: for the blank image's noise and the shifts.
+        objective: what is raised, see `ascent.patterns`.
+        probes: images that give the range of values and the correlation of colors, see `ActivationLogger`.
+        num_probes: how many to take from the validation data.
+        every_n_epochs: draw in every n-th epoch; `"log"` draws at validations 1, 2, 4, 8, and so on.
+        forward: see `ActivationLogger`.
+        on_error: see `ActivationLogger`.
+        initial: see `ActivationLogger`.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for an argument out of range; before training, for layers or probes that don't fit the model.
+
+    Example:
+        >>> FilterPatternLogger("features.*", num_filters=9, every_n_epochs="log").name
+        'filters'
+    """
+
+    name = "filters"
+
+    def __init__(
+        self,
+        layers: str | type[nn.Module] | list[str] | list[type[nn.Module]] | list[Any] = "auto",
+        *,
+        num_filters: int = 16,
+        steps: int = 16,
+        size: int | None = None,
+        seed: int = 0,
+        objective: str = "rise",
+        probes: ProbesLike = None,
+        num_probes: int = 8,
+        every_n_epochs: int | Literal["log"] = 1,
+        forward: Forward = None,
+        on_error: Literal["warn", "raise"] = "warn",
+        initial: bool = True,
+    ) -> None:
+        super().__init__(
+            probes=probes, num_probes=num_probes, every_n_epochs=every_n_epochs,
+            forward=forward, on_error=on_error, initial=initial,
+        )  # fmt: skip
+        at_least("num_filters", num_filters, 1)
+        at_least("steps", steps, 1)
+        if size is not None:
+            at_least("size", size, 8)
+        ascent.resolve(objective)
+        self.layers = layers
+        self.num_filters = num_filters
+        self.steps = steps
+        self.size = size
+        self.seed = seed
+        self.objective = objective
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._channels: dict[str, list[int]] = {}
+
+    def check(self, model: nn.Module) -> None:
+        if self.layers != "auto":
+            layers_.find(model, self.layers)
+
+    def resolve(self, model: nn.Module, runs: Mapping[str, layers_.Run]) -> None:
+        if self._channels:
+            return
+        if self.layers == "auto":
+            names = layers_.convolutions(runs, count=LAYERS)
+        else:
+            names = layers_.find(model, self.layers)
+            layers_.require_maps(runs, names)
+        self._channels = {
+            name: list(layers_.spread(range(runs[name].shape[1]), self.num_filters)) for name in names
+        }
+
+    def wants(self, probes: Probes) -> Wants:
+        return Wants()
+
+    def draw(self, view: View) -> dict[str, Picture]:
+        return {f"filters/{name}": self._picture(view, name, channels) for name, channels in self._channels.items()}
+
+    def _picture(self, view: View, name: str, channels: Sequence[int]) -> Picture:
+        found = ascent.patterns(
+            view.model, name, channels, like=view.probes.images, shape=self._shape(view.probes),
+            steps=self.steps, seed=self.seed, objective=self.objective, forward=view.forward,
+        )  # fmt: skip
+        space = view.probes.space
+        assert space is not None  # the session gives one to all probes
+        tiles = rgb(space.display(found.images))
+        columns = near_square(len(channels))
+        zoom = zoom_for(tiles.shape[2], columns)
+        sheet = Sheet(2 * MARGIN + columns * (tiles.shape[2] * zoom + 2))
+        sheet.write(f"What excites filters of {name}", bold=True)
+        sheet.write(view.moment)
+        sheet.write(f"{len(channels)} of {view.runs[name].shape[1]} filters, {self.steps} steps from a blank image")
+        sheet.write("below each: filter, mean activation")
+        grid = sheet.tiles(tiles, columns=columns, zoom=zoom, gap=2, below=sheet.line)
+        activations = found.activations.tolist()
+        for index, (channel, value) in enumerate(zip(channels, numbers(activations), strict=True)):
+            x, y = grid.corner(index)
+            sheet.label(f"#{channel}  {value}", x, y + grid.size[1], width=grid.dx)
+        about = {
+            "kind": "filters", "layer": name, "epoch": view.epoch, "step": view.step, "scale": None,
+            "rows": ["pattern"], "columns": list(channels),
+            "items": [{"activation": float(value)} for value in numbers(activations)],
+        }  # fmt: skip
+        return sheet.picture(main=grid, colormap=None, legend=LEGEND, about=about)
+
+    def _shape(self, probes: Probes) -> tuple[int, int, int]:
+        c, h, w = probes.images.shape[1:]
+        factor = self.size / max(h, w) if self.size else min(1.0, SIDE / max(h, w))
+        return c, max(1, round(h * factor)), max(1, round(w * factor))

@@ -1,0 +1,182 @@
+"""GradCAMLogger: why did the network think this, where is it, what went wrong in a mistake."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_convviz import cams
+from lightning_convviz import layers as layers_
+from lightning_convviz.callbacks.base import Forward, Watcher
+from lightning_convviz.callbacks.session import View, Wants
+from lightning_convviz.cams.heatmap import enlarge
+from lightning_convviz.cams.methods import resolve
+from lightning_convviz.probes import Probes, ProbesLike
+from lightning_convviz.render import Picture, Sheet, overlay, rgb
+from lightning_convviz.render.sheet import MARGIN, RIGHT, WRONG, Block, numbers
+
+SIDE = 108  # about how large a tile is drawn, in pixels: three of them fill TensorBoard's card
+
+LEGEND = """**Class activation heatmaps**: for each probe the picture, and over its gray copy where the evidence lies for
+the predicted and, where known, for the true class. Without evidence the picture shows untouched; the hotter, the more.
+The two maps of a row share one scale, whose end, the peak, is stamped in units of the logit. A green frame: right;
+vermilion: wrong. The percentages are the network's own."""
+
+
+class GradCAMLogger(Watcher):
+    """Log heatmaps of the evidence for the predicted and the true class of each probe: tag `gradcam/probes`.
+
+    Args:
+        layer: the layer to explain, which returns maps (n, c, y, x); `"auto"` takes the last one that does.
+        method: a name in `cams.METHODS`, or a function (activations, gradients) -> signed map.
+        probes: the images to watch, see `ActivationLogger`; with labels, the true class is explained too.
+        num_probes: how many to take from the validation data.
+        every_n_epochs: draw in every n-th epoch; `"log"` draws at validations 1, 2, 4, 8, and so on.
+        forward: see `ActivationLogger`; its output must hold class logits, see `outputs.logits`.
+        on_error: see `ActivationLogger`.
+        initial: see `ActivationLogger`.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for an argument out of range; before training, for a layer or probes that don't fit the model.
+
+    Example:
+        >>> GradCAMLogger("layer4", method="hirescam").name
+        'gradcam'
+    """
+
+    name = "gradcam"
+
+    def __init__(
+        self,
+        layer: str = "auto",
+        *,
+        method: str | Callable[..., Any] = "gradcam",
+        probes: ProbesLike = None,
+        num_probes: int = 8,
+        every_n_epochs: int | Literal["log"] = 1,
+        forward: Forward = None,
+        on_error: Literal["warn", "raise"] = "warn",
+        initial: bool = True,
+    ) -> None:
+        super().__init__(
+            probes=probes, num_probes=num_probes, every_n_epochs=every_n_epochs,
+            forward=forward, on_error=on_error, initial=initial,
+        )  # fmt: skip
+        if not isinstance(layer, str):
+            raise TypeError(f"`layer` is a {type(layer).__name__}. It must be the name of one layer, or 'auto'.")
+        resolve(method)
+        self.layer = layer
+        self.method = method
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._layer: str | None = None
+
+    def check(self, model: nn.Module) -> None:
+        if self.layer != "auto":
+            layers_.find(model, self.layer, argument="layer")
+
+    def resolve(self, model: nn.Module, runs: Mapping[str, layers_.Run]) -> None:
+        if self._layer is None:
+            named = self.layer != "auto"
+            self._layer = layers_.find(model, self.layer, argument="layer")[0] if named else layers_.last_map(runs)
+            layers_.require_maps(runs, [self._layer], argument="layer")
+
+    def wants(self, probes: Probes) -> Wants:
+        assert self._layer is not None  # resolved before
+        explanations = [cams.Explanation(self._layer, "predicted", self.method)]
+        if probes.labels is not None:
+            labels = torch.as_tensor(probes.labels, device=probes.images.device)
+            explanations.append(cams.Explanation(self._layer, labels, self.method))
+        return Wants(explanations=explanations)
+
+    def draw(self, view: View) -> dict[str, Picture]:
+        return {"gradcam/probes": self._picture(view)}
+
+    def _picture(self, view: View) -> Picture:
+        photos, zoom = _fitted(view.photos)
+        h, w = photos.shape[2] * zoom, photos.shape[3] * zoom
+        large = photos.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
+        maps = torch.stack([enlarge(each, (h, w)) for each in view.look.maps], dim=1).clamp(min=0)
+        peaks = maps.amax((2, 3))
+        shared = peaks.amax(1, keepdim=True)[..., None, None].clamp(min=1e-12)
+        overlays = [overlay(large, each) for each in (maps / shared).unbind(1)]
+        tiles = torch.stack([rgb(large), *overlays], dim=1).flatten(0, 1)
+        items = _items(view, peaks)
+        columns = ["input", "predicted", "true"][: 1 + len(overlays)]
+        sheet = Sheet(2 * MARGIN + len(columns) * (w + MARGIN))
+        self._head(sheet, view, items)
+        for index, column in enumerate(columns):
+            sheet.label(column, MARGIN + 2 + index * (w + MARGIN), sheet.y, width=w)
+        sheet.y += sheet.line
+        grid = sheet.tiles(tiles, columns=len(columns), x=MARGIN + 2, gap=MARGIN, above=sheet.line + 2)
+        for row, item in enumerate(items):
+            _caption(sheet, grid, row, item)
+        about = {
+            "kind": "gradcam", "layer": self._layer, "epoch": view.epoch, "step": view.step,
+            "scale": "each row from 0 to its peak, in logits", "rows": list(view.probes.ids or ()), "columns": columns,
+            "items": items,
+        }  # fmt: skip
+        return sheet.picture(main=grid, colormap=None, legend=LEGEND, about=about)
+
+    def _head(self, sheet: Sheet, view: View, items: list[dict[str, Any]]) -> None:
+        method = self.method if isinstance(self.method, str) else getattr(self.method, "__name__", "cam")
+        sheet.write(f"Evidence for the class ({method}), {self._layer}", bold=True)
+        right = [item["right"] for item in items if item["right"] is not None]
+        score = f" · {sum(right)} of {len(right)} probes right" if right else ""
+        sheet.write(view.moment + score)
+        sheet.scale_bar("0", "peak of the row", note="")
+
+
+def _items(view: View, peaks: Float[Tensor, "n m"]) -> list[dict[str, Any]]:
+    """What the net says of each probe: classes by name, probabilities, and the peaks of its maps in logits."""
+    probabilities = view.look.logits.softmax(1)
+    predicted = probabilities.argmax(1)
+    labels = None if view.probes.labels is None else torch.as_tensor(view.probes.labels).to(predicted)
+    true = predicted if labels is None else labels
+    columns = [predicted, true, *(probabilities.gather(1, each[:, None])[:, 0] for each in (predicted, true))]
+    table = torch.stack([column.double() for column in columns], dim=1)
+    items = []
+    for (said, is_, p_said, p_is), peak in zip(table.tolist(), peaks.tolist(), strict=True):
+        item: dict[str, Any] = {"predicted": view.probes.name(int(said)), "p_predicted": round(p_said, 4)}
+        known = labels is not None
+        item |= {"true": view.probes.name(int(is_)) if known else None, "p_true": round(p_is, 4) if known else None}
+        item |= {"right": said == is_ if known else None, "peaks": [float(value) for value in numbers(peak)]}
+        items.append(item)
+    return items
+
+
+def _caption(sheet: Sheet, grid: Block, row: int, item: dict[str, Any]) -> None:
+    """Names and probabilities above a row, a frame around it, and a word where there is no evidence."""
+    first = row * grid.columns
+    x, y = grid.corner(first)
+    said = f"{item['predicted']} {item['p_predicted']:.0%}"
+    if item["right"] is None:
+        text, color = f"predicted {said}", (90, 90, 90)
+    elif item["right"]:
+        text, color = f"✓ {said}", RIGHT
+    else:
+        text, color = f"✗ said {said}, is {item['true']} {item['p_true']:.0%}", WRONG
+    peak = f"peak {numbers([max(item['peaks'])])[0]}"
+    room = (grid.columns - 1) * grid.dx + grid.size[0]
+    wide = len(peak) * sheet.text * 0.62
+    sheet.label(text, x, y - sheet.line - 1, bold=True, color=color, width=round(room - wide))
+    sheet.label(peak, round(x + room - wide), y - sheet.line - 1)
+    sheet.frame(grid, first, first + grid.columns - 1, color)
+    for index, value in enumerate(item["peaks"], start=1):
+        if not value > 0:
+            left, top = grid.corner(first + index)
+            sheet.label("no positive", left + 4, top + 4, boxed=True, width=grid.size[0])
+            sheet.label("evidence", left + 4, top + 4 + sheet.line, boxed=True, width=grid.size[0])
+
+
+def _fitted(photos: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n 3 v u"], int]:
+    """Photographs near the size they are drawn at: large ones averaged, small ones to be enlarged `zoom` times."""
+    h, w = photos.shape[2:]
+    if w <= SIDE:
+        return photos, max(1, SIDE // max(h, w))
+    return F.interpolate(photos, size=(max(1, round(h * SIDE / w)), SIDE), mode="area"), 1

@@ -1,0 +1,310 @@
+"""Find layers by name, glob, type or "auto"; record what they output; stop the forward early."""
+
+import difflib
+import fnmatch
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+# Names of attributes that wrappers put between a module and its parent; they mean nothing to the user.
+WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+
+T = TypeVar("T")
+Layers = str | type[nn.Module] | Sequence[str | type[nn.Module]]
+
+
+def clean(name: str) -> str:
+    """A module's name without the parts that `torch.compile`, FSDP and checkpointing insert.
+
+    >>> clean("backbone._orig_mod.layer1.0")
+    'backbone.layer1.0'
+    """
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def named(model: nn.Module) -> dict[str, nn.Module]:
+    """All sub-modules by clean name, in the order of `named_modules()`; of a wrapper and its content, the content."""
+    return {clean(name): module for name, module in model.named_modules() if clean(name)}
+
+
+def compiled(model: nn.Module) -> list[str]:
+    """Names of the sub-modules that `torch.compile` or `compile()` made the outside of a compiled region."""
+    optimized = torch._dynamo.OptimizedModule
+    return [
+        clean(name)
+        for name, module in model.named_modules()
+        if isinstance(module, optimized) or getattr(module, "_compiled_call_impl", None) is not None
+    ]
+
+
+def find(model: nn.Module, layers: Layers, *, argument: str = "layers") -> list[str]:
+    """Names of the sub-modules that names, globs or module types stand for, without repetition.
+
+    Args:
+        model: the module to look into.
+        layers: a name as in `named_modules()`, a glob (`"features.*"`), a module class, or a list of these.
+        argument: what the caller's argument is called, for the error.
+
+    Raises:
+        ValueError: where something matches no layer; the message offers the nearest names.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3))
+        >>> find(net, nn.Conv2d), find(net, ["2", "1"]), find(net, "*")
+        (['0', '2'], ['2', '1'], ['0', '1', '2'])
+    """
+    modules = named(model)
+    wanted = [layers] if isinstance(layers, str | type) else list(layers)
+    found: dict[str, None] = {}
+    for item in wanted:
+        names = _matches(modules, item)
+        if not names:
+            raise ValueError(_no_such_layer(model, modules, item, argument))
+        found.update(dict.fromkeys(names))
+    return list(found)
+
+
+def find_one(model: nn.Module, layer: str, *, argument: str = "layer") -> str:
+    """The name of the one sub-module that a name or a glob stands for.
+
+    Raises:
+        ValueError: where it matches no layer, or several.
+    """
+    names = find(model, layer, argument=argument)
+    if len(names) > 1:
+        raise ValueError(f"`{argument}` is {layer!r}, which stands for {len(names)} layers, {names[:8]}. Name one.")
+    return names[0]
+
+
+def _matches(modules: Mapping[str, nn.Module], item: str | type[nn.Module]) -> list[str]:
+    if isinstance(item, type):
+        return [name for name, module in modules.items() if isinstance(module, item)]
+    if clean(item) in modules:
+        return [clean(item)]
+    return fnmatch.filter(modules, item) if any(letter in item for letter in "*?[") else []
+
+
+def _no_such_layer(model: nn.Module, modules: Collection[str], item: object, argument: str) -> str:
+    close = difflib.get_close_matches(str(item), modules, n=3, cutoff=0.5)
+    shown = list(modules)[:8]
+    hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else f"Its layers begin {shown}."
+    return f"`{argument}` is {item!r}, which `{type(model).__name__}` does not have. {hint}"
+
+
+class StopForward(BaseException):
+    """Ends a forward once everything asked for is recorded.
+
+    A `BaseException`, so that a model's own `except Exception` does not swallow it.
+    """
+
+
+@contextmanager
+def record(
+    model: nn.Module, names: Sequence[str], *, differentiable: Collection[str] = (), stop: bool = False
+) -> Iterator[dict[str, Tensor]]:
+    """Within the block, a forward of `model` fills the yielded dict: layer name -> the layer's output.
+
+    What is recorded is the output as the layer returned it: the rest of the net goes on with a clone, so that an
+    in-place ReLU after the layer cannot overwrite it (https://github.com/pytorch/pytorch/issues/61519). A layer that
+    runs several times in one forward is recorded at its last call (with `stop`, at its first).
+
+    Args:
+        model: its forward runs inside the block, called by you.
+        names: layers, as `find` returns them.
+        differentiable: those of `names` to which gradients will be taken. Autograd starts recording at the first of
+            them to run, also under `no_grad` and with all parameters frozen: what lies before it costs no memory.
+        stop: leave the block as soon as every layer has run.
+
+    Raises:
+        ValueError: for an unknown name.
+        TypeError: where a layer returns something other than a tensor.
+
+    Example:
+        >>> net = nn.Sequential(nn.Identity(), nn.ReLU(inplace=True))
+        >>> with record(net, ["0"]) as outputs:
+        ...     _ = net(torch.tensor([-1.0, 2.0]))
+        >>> outputs
+        {'0': tensor([-1.,  2.])}
+    """
+    modules = named(model)
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], Tensor]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Tensor:
+            if not isinstance(output, Tensor):
+                raise TypeError(
+                    f"layer {name!r} returns a {type(output).__name__}. Choose a layer that returns a tensor."
+                )
+            outputs[name] = _tracked(output) if name in differentiable else output
+            if stop and len(outputs) == len(names):
+                raise StopForward
+            return outputs[name].clone()
+
+        return hook
+
+    names = find(model, list(names)) if names else []
+    handles = [modules[name].register_forward_hook(keep(name)) for name in names]
+    try:
+        with torch.set_grad_enabled(torch.is_grad_enabled()):  # puts back what `_tracked` sets
+            yield outputs
+    except StopForward:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def autograd_everywhere(model: nn.Module) -> Iterator[None]:
+    """Within the block autograd records in all of `model`, also where its forward puts a backbone under `no_grad`."""
+
+    def enable(module: nn.Module, args: Any) -> None:
+        torch.set_grad_enabled(True)
+
+    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    handles = [module.register_forward_pre_hook(enable) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tracked(output: Tensor) -> Tensor:
+    """The output as a node of the graph: a new leaf where nothing before it needs a gradient."""
+    torch.set_grad_enabled(True)
+    return output if output.requires_grad else output.detach().requires_grad_()
+
+
+def require(outputs: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    """Check that a recorded forward ran every layer.
+
+    Raises:
+        ValueError: naming the layers that did not run, and why that happens.
+    """
+    missing = [name for name in names if name not in outputs]
+    if missing:
+        raise ValueError(
+            f"layers {missing} never ran in this forward: their weights are used without calling them, or another "
+            "path was taken. Choose layers that the forward calls."
+        )
+
+
+@dataclass
+class Run:
+    """What one forward showed of a layer: its last output's shape, how often it ran, and which call took that output."""
+
+    module: nn.Module
+    shape: tuple[int, ...]
+    calls: int
+    then: tuple[str, int] | None = None
+
+    @property
+    def is_map(self) -> bool:
+        """Whether the output is (n, c, y, x) with more than one position."""
+        return len(self.shape) == 4 and self.shape[2] * self.shape[3] > 1
+
+
+def survey(model: nn.Module, forward: Callable[[], object]) -> dict[str, Run]:
+    """Run `forward` once and tell which layers of `model` returned tensors, in the order in which they finished."""
+    runs: dict[str, Run] = {}
+    calls: Counter[str] = Counter()
+    last: list[tuple[str, Tensor]] = []  # the leaf that ran last, with its output: kept so that `is` can be trusted
+
+    def note(name: str, leaf: bool) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            calls[name] += 1
+            if leaf and last and args and args[0] is last[0][1]:
+                runs[last[0][0]].then = (name, calls[name])
+            if isinstance(output, Tensor):
+                runs.pop(name, None)  # a layer that runs again moves to the end
+                runs[name] = Run(module, tuple(output.shape), calls[name])
+                if leaf:
+                    last[:] = [(name, output)]
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(note(name, not any(True for _ in module.children())))
+        for name, module in named(model).items()
+        if not isinstance(module, torch.jit.ScriptModule)
+    ]
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return runs
+
+
+def settled(runs: Mapping[str, Run], name: str) -> str:
+    """Where a convolution's value has settled: after the normalization and nonlinearity that directly follow it.
+
+    Follows the modules that took the layer's output, kept its shape and have no weight matrix. The walk ends where the
+    nonlinearity is a function (`F.relu`), where a sum comes between, and at a module that runs again later.
+    """
+    while taken := runs[name].then:
+        following, call = taken
+        run = runs.get(following)
+        if run is None or run.shape != runs[name].shape or run.calls != call:
+            break
+        if any(parameter.ndim > 1 for parameter in run.module.parameters()):
+            break
+        name = following
+    return name
+
+
+def convolutions(runs: Mapping[str, Run], *, count: int) -> list[str]:
+    """Up to `count` convolutions with a spatial map, evenly spread over depth, the first and the last included.
+
+    Raises:
+        ValueError: where no convolution with a map larger than 1 x 1 ran.
+    """
+    names = [name for name, run in runs.items() if isinstance(run.module, nn.modules.conv._ConvNd) and run.is_map]
+    if not names:
+        raise ValueError('`layers` is "auto", but no convolution with a map of over 1 x 1 ran. Name the layers.')
+    return spread(names, count)
+
+
+def last_map(runs: Mapping[str, Run]) -> str:
+    """The last layer of a forward whose output still has a spatial map (n, c, y, x).
+
+    Raises:
+        ValueError: where no layer has one.
+    """
+    names = [name for name, run in runs.items() if run.is_map]
+    if not names:
+        raise ValueError('`layer` is "auto", but no layer returned a map (n, c, y, x) of over 1 x 1. Name a layer.')
+    return names[-1]
+
+
+def require_maps(runs: Mapping[str, Run], names: Sequence[str], *, argument: str = "layers") -> None:
+    """Check that layers ran and returned maps.
+
+    Raises:
+        ValueError: naming the first that did not.
+    """
+    for name in names:
+        if name not in runs:
+            raise ValueError(f"`{argument}` holds {name!r}, which the forward does not call. Choose another layer.")
+        if len(runs[name].shape) != 4:
+            raise ValueError(
+                f"`{argument}` holds {name!r}, whose output has shape {runs[name].shape}. Choose one with maps "
+                "(n, c, y, x)."
+            )
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """Up to `count` items at even distances, the first and the last included.
+
+    >>> spread([0, 1, 2, 3, 4, 5, 6], 3)
+    [0, 3, 6]
+    """
+    if count >= len(items):
+        return list(items)
+    return [items[round(i * (len(items) - 1) / max(count - 1, 1))] for i in range(count)]

@@ -1,0 +1,58 @@
+"""Logits out of whatever a model returns."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_NAMES = ("logits", "out", "output", "outputs", "y_hat", "preds", "pred")
+
+
+def logits(output: Any) -> Float[Tensor, "n k"]:
+    """The class logits in a model's output, in float32 (float64 stays).
+
+    Understood are a tensor (n, k); a mapping or an object that holds one under `logits` (or `out`, `output`, `y_hat`,
+    `preds`); a tuple or list whose first such tensor counts (auxiliary heads come after the main one). A head with one
+    logit `z`, shape (n,) or (n, 1), becomes the two classes `(-z/2, z/2)`: their softmax is the sigmoid of `z`.
+
+    Raises:
+        ValueError: where no logits can be read.
+
+    Example:
+        >>> logits({"logits": torch.tensor([[2.0, -1.0, 0.5]])})
+        tensor([[ 2.0000, -1.0000,  0.5000]])
+        >>> logits(torch.tensor([[3.0]])).softmax(-1)[0, 1]  # = sigmoid(3)
+        tensor(0.9526)
+    """
+    found = _find(output)
+    if found is None:
+        raise ValueError(
+            f"the model returned {_describe(output)}, where class logits of shape (n, k) were expected. "
+            "Give `forward=` a function (model, images) -> logits."
+        )
+    if found.ndim == 1 or found.shape[1] == 1:
+        half = found.reshape(-1) / 2
+        found = torch.stack([-half, half], dim=1)
+    return found if found.dtype == torch.float64 else found.float()
+
+
+def _find(output: Any) -> Tensor | None:
+    if isinstance(output, Tensor):
+        return output if output.ndim in (1, 2) and output.is_floating_point() and output.numel() else None
+    if isinstance(output, Mapping):
+        candidates = [output[name] for name in _NAMES if name in output]
+    elif isinstance(output, tuple | list) and not hasattr(output, "logits"):
+        candidates = list(output)
+    else:
+        candidates = [getattr(output, name) for name in _NAMES if hasattr(output, name)]
+    return next((found for found in map(_find, candidates) if found is not None), None)
+
+
+def _describe(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"a tensor of shape {tuple(output.shape)}"
+    if isinstance(output, Mapping):
+        return f"a {type(output).__name__} with the keys {sorted(map(str, output))}"
+    return f"a {type(output).__name__}"

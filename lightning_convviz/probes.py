@@ -1,0 +1,301 @@
+"""The fixed pictures that a run watches: where they come from, their labels, names and other inputs."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from lightning_convviz.isolation import same_randomness
+from lightning_convviz.pixels import PixelSpace, datasets, estimated, find_normalization, normalized
+
+IMAGE_KEYS = ("image", "images", "pixel_values", "x", "img", "input", "inputs")
+LABEL_KEYS = ("label", "labels", "y", "target", "targets")
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True, eq=False)
+class Probes:
+    """A few fixed images, the same for the whole run.
+
+    Attributes:
+        images: (n, c, h, w), floating point: input of the model, normalized as it is trained.
+        labels: the true classes, (n,) integers; None where they are not known.
+        class_names: names by class; None shows numbers.
+        mean: of the normalization that was applied to images in [0, 1]; only undoes it for display.
+        std: likewise.
+        ids: what the images are called: indices of a data set, names of files.
+        others: further inputs of the model from the same batch, by their name or their place in it.
+        space: how images are displayed; made from mean and std, or found, or estimated.
+
+    Raises:
+        TypeError: where images are not a floating-point tensor.
+        ValueError: where shapes, lengths or labels don't fit.
+
+    Example:
+        >>> Probes(torch.rand(2, 3, 8, 8), labels=[1, 0], class_names=["cat", "dog"]).name(1)
+        'dog'
+    """
+
+    images: Tensor
+    labels: Tensor | Sequence[int] | None = None
+    class_names: Sequence[str] | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    ids: Sequence[int | str] | None = None
+    others: Mapping[str | int, Tensor] = field(default_factory=dict)
+    space: PixelSpace | None = None
+
+    def __post_init__(self) -> None:
+        _check_images(self.images)
+        n, c = self.images.shape[:2]
+        if self.labels is not None:
+            object.__setattr__(self, "labels", _checked_labels(self.labels, n, self.class_names))
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("`mean` and `std` undo a normalization together. Give both or neither.")
+        if self.mean is not None and self.std is not None:
+            if len(self.mean) not in (1, c):
+                raise ValueError(f"`mean` has {len(self.mean)} numbers for {c} channels. Give one for each channel.")
+            object.__setattr__(self, "space", normalized(self.mean, self.std))
+        if self.ids is None:
+            object.__setattr__(self, "ids", tuple(range(n)))
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        indices: Sequence[int],
+        *,
+        class_names: Sequence[str] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> "Probes":
+        """The items of a data set at `indices`; class names and normalization are looked up in it, if not given.
+
+        Raises:
+            ValueError: for no or unknown indices, or items without an image tensor.
+        """
+        if not len(indices):
+            raise ValueError("`indices` is empty. Give the indices of one or more items.")
+        if bad := [index for index in indices if not 0 <= index < len(dataset)]:
+            raise ValueError(f"`indices` holds {bad[0]}; the data set has items 0 to {len(dataset) - 1}.")
+        with same_randomness():  # transforms of training data are often random
+            items = [read(_as_batch(dataset[index])) for index in indices]
+        images = _stacked([item[0] for item in items], [f"item {index}" for index in indices])
+        labels = [item[1] for item in items]
+        known = torch.cat([label for label in labels if label is not None])
+        return cls(
+            images,
+            known if len(known) == len(images) else None,
+            class_names if class_names is not None else find_class_names(dataset),
+            mean,
+            std,
+            ids=tuple(indices),
+            space=find_normalization(dataset),
+        )
+
+    @classmethod
+    def from_folder(
+        cls,
+        path: str | Path,
+        *,
+        transform: Callable[[Image.Image], Tensor] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> "Probes":
+        """The pictures in a folder, by name. `transform` makes them model input; default: RGB in [0, 1].
+
+        Raises:
+            ValueError: where the folder has no pictures, one can't be read, or they differ in size.
+        """
+        files = sorted(file for file in Path(path).glob("*") if file.suffix.lower() in SUFFIXES)
+        if not files:
+            raise ValueError(f"`path` is {str(path)!r}, where there are no pictures. Give a folder that holds some.")
+        with same_randomness():
+            images = _stacked([_load(file, transform or _to_tensor) for file in files], [file.name for file in files])
+        return cls(images, mean=mean, std=std, ids=tuple(file.name for file in files))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, rows: Sequence[int]) -> "Probes":
+        """Some of the probes, in this order."""
+        index = torch.as_tensor(rows, device=self.images.device)
+        ids, labels = self.ids or (), self.labels
+        return replace(
+            self,
+            images=self.images[index],
+            labels=None if labels is None else torch.as_tensor(labels)[index.cpu()],
+            ids=tuple(ids[row] for row in rows),
+            others={key: other[index.to(other.device)] for key, other in self.others.items()},
+        )
+
+    def name(self, label: int) -> str:
+        """The name of a class."""
+        known = self.class_names is not None and label < len(self.class_names)
+        return str(self.class_names[label]) if known and self.class_names else f"class {label}"
+
+    def shown(self) -> Tensor:
+        """The images for display: (n, 3, h, w) in [0, 1]."""
+        return (self.space or estimated(self.images)).display(self.images)
+
+    def arguments(self, forward: Callable[..., Any]) -> dict[str, Tensor]:
+        """The other inputs that a forward takes after the images: by name, else in their order in the batch.
+
+        Raises:
+            ValueError: where one that it needs is missing.
+        """
+        parameters = list(inspect.signature(getattr(forward, "forward", forward)).parameters.values())[1:]
+        places = iter([other for key, other in self.others.items() if isinstance(key, int)])
+        found: dict[str, Tensor] = {}
+        for parameter in parameters:
+            if parameter.name in self.others:
+                found[parameter.name] = self.others[parameter.name]
+            elif parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+                other = next(places, None)
+                if other is None:
+                    raise ValueError(
+                        f"the model's forward needs {parameter.name!r} beside the images. Give `forward=` a function "
+                        "(model, images) -> logits that supplies it."
+                    )
+                found[parameter.name] = other
+        return found
+
+
+ProbesLike = Probes | Tensor | str | Path | tuple[Any, Any] | None
+
+
+def of(given: Any) -> Probes:
+    """Probes from what a user may give: probes, images, (images, labels), (data set, indices), or a folder.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if isinstance(given, Probes):
+        return given
+    if isinstance(given, Tensor):
+        return Probes(given)
+    if isinstance(given, str | Path):
+        return Probes.from_folder(given)
+    if isinstance(given, tuple) and len(given) == 2:
+        return Probes(*given) if isinstance(given[0], Tensor) else Probes.from_dataset(*given)
+    raise TypeError(
+        f"`probes` is a {type(given).__name__}. It can be Probes, a tensor of images, (images, labels), "
+        "(data set, indices) or the path of a folder of pictures."
+    )
+
+
+def read(batch: Any) -> tuple[Tensor, Tensor | None, dict[str | int, Tensor]]:
+    """Images (n, c, h, w), labels (n,) and other inputs of a batch: a tensor, a tuple, a list or a mapping.
+
+    Raises:
+        ValueError: where no images can be found.
+    """
+    parts: dict[str | int, Any]
+    if isinstance(batch, Mapping):
+        parts = dict(batch.items())
+    else:
+        parts = dict(enumerate(batch)) if isinstance(batch, tuple | list) else {0: batch}
+    tensors = {key: part for key, part in parts.items() if isinstance(part, Tensor)}
+    order = [key for key in IMAGE_KEYS if key in tensors] + list(tensors)
+    image = next((key for key in order if tensors[key].ndim == 4 and tensors[key].is_floating_point()), None)
+    if image is None:
+        raise ValueError(
+            f"the validation batch is a {type(batch).__name__} without images (a floating-point tensor n, c, h, w). "
+            "Give `probes=`."
+        )
+    images = tensors.pop(image)
+    order = [key for key in LABEL_KEYS if key in tensors] + list(tensors)
+    label = next((key for key in order if _is_label(tensors[key], len(images))), None)
+    labels = None if label is None else tensors.pop(label).reshape(-1)
+    others = {key: part for key, part in tensors.items() if part.ndim and len(part) == len(images)}
+    return images, labels, others
+
+
+def spread_classes(labels: Tensor | None, available: int, count: int) -> list[int]:
+    """Which of a batch's images to watch: the first of each class, then the second of each, and so on.
+
+    >>> spread_classes(torch.tensor([5, 5, 5, 2, 2, 7]), 6, 4)
+    [0, 3, 5, 1]
+    """
+    if labels is None:
+        return list(range(min(count, available)))
+    seen: dict[int, int] = {}
+    turns = []
+    for row, label in enumerate(labels.tolist()):
+        turns.append((seen.get(label, 0), row))
+        seen[label] = seen.get(label, 0) + 1
+    return [row for _, row in sorted(turns)[:count]]
+
+
+def find_class_names(dataset: Any) -> Sequence[str] | None:
+    """The `classes` of a data set, as torchvision's have them; looks through subsets and concatenations."""
+    for part in datasets(dataset):
+        names = getattr(part, "classes", None)
+        if isinstance(names, Sequence) and not isinstance(names, str):
+            return [str(name) for name in names]
+    return None
+
+
+def _check_images(images: Any) -> None:
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        came = f"a {images.dtype} tensor" if isinstance(images, Tensor) else f"a {type(images).__name__}"
+        raise TypeError(f"`images` is {came}. Give a floating-point tensor (n, c, h, w), normalized as in training.")
+    if images.ndim != 4 or not len(images):
+        raise ValueError(f"`images` has shape {tuple(images.shape)}. It must be (n, c, h, w) with n of at least 1.")
+
+
+def _checked_labels(labels: Any, count: int, class_names: Sequence[str] | None) -> Tensor:
+    checked = torch.as_tensor(labels).detach().cpu()
+    if checked.shape != (count,) or checked.is_floating_point() or checked.dtype == torch.bool:
+        raise ValueError(
+            f"`labels` has shape {tuple(checked.shape)} and type {checked.dtype}. Give {count} integers, one an image."
+        )
+    highest = len(class_names) if class_names is not None else None
+    if int(checked.min()) < 0 or (highest is not None and int(checked.max()) >= highest):
+        raise ValueError(f"`labels` holds {checked.tolist()}. Labels go from 0 to {(highest or 0) - 1 or 'k - 1'}.")
+    return checked.long()
+
+
+def _is_label(part: Tensor, count: int) -> bool:
+    whole = not part.is_floating_point() and part.dtype != torch.bool and not part.is_complex()
+    return whole and part.shape in ((count,), (count, 1))
+
+
+def _as_batch(item: Any) -> Any:
+    """One item of a data set as a batch of one."""
+    if isinstance(item, Mapping):
+        return {key: _as_batch(part) for key, part in item.items()}
+    if isinstance(item, tuple | list):
+        return [_as_batch(part) for part in item]
+    return item[None] if isinstance(item, Tensor) else torch.tensor([item]) if isinstance(item, int) else item
+
+
+def _stacked(images: Sequence[Tensor], names: Sequence[str]) -> Tensor:
+    images = [image[0] if image.ndim == 4 else image for image in images]
+    for image, name in zip(images, names, strict=True):
+        if image.shape != images[0].shape:
+            raise ValueError(
+                f"{name} has shape {tuple(image.shape)}, {names[0]} has {tuple(images[0].shape)}. Give a transform "
+                "that makes all probes the same size."
+            )
+    return torch.stack(list(images))
+
+
+def _load(file: Path, transform: Callable[[Image.Image], Tensor]) -> Tensor:
+    try:
+        with Image.open(file) as image:
+            return transform(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"`path` holds {file.name!r}, which can't be read as a picture: {error}.") from error
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    from torchvision.transforms.functional import to_tensor
+
+    tensor: Tensor = to_tensor(image)
+    return tensor

@@ -1,0 +1,260 @@
+"""Lay tiles and captions out on a page, and keep what every tile shows beside its pixels."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from PIL import ImageFont
+from torch import Tensor
+
+from lightning_convviz.render.color import LEVELS
+
+# TensorBoard's card is 350 px wide: at this width a caption is as large there as it is drawn.
+CARD = 350
+TEXT = 11
+MARGIN = 4
+
+INK = (34, 34, 34)
+RIGHT = (0, 128, 96)  # the green and the vermilion of Okabe and Ito, darkened: told apart by color-blind eyes
+WRONG = (196, 72, 0)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Equal tiles in rows: level codes (n, y, x) or RGB (n, y, x, 3), each enlarged `zoom` times, every pixel alike."""
+
+    tiles: UInt8[Tensor, "n y x *rgb"]
+    x: int
+    y: int
+    dx: int
+    dy: int
+    columns: int
+    zoom: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of a drawn tile in pixels."""
+        return self.tiles.shape[2] * self.zoom, self.tiles.shape[1] * self.zoom
+
+    def corner(self, index: int) -> tuple[int, int]:
+        """The left upper pixel of a tile, as (x, y)."""
+        return self.x + index % self.columns * self.dx, self.y + index // self.columns * self.dy
+
+    def geometry(self) -> dict[str, int]:
+        """Where tile `i` is: at `x + (i % cols) dx`, `y + (i // cols) dy`, `w` by `h` pixels."""
+        w, h = self.size
+        return {"x": self.x, "y": self.y, "w": w, "h": h, "dx": self.dx, "dy": self.dy, "cols": self.columns}
+
+
+@dataclass(frozen=True)
+class Label:
+    """A line of text with its left upper corner; `boxed` puts white behind it, to be read on a photograph."""
+
+    x: int
+    y: int
+    text: str
+    size: int
+    bold: bool = False
+    color: tuple[int, int, int] = INK
+    boxed: bool = False
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A rectangle's outline, just outside x, y, w, h."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished layout: pixels, still on the device they were made on, and what they show.
+
+    Attributes:
+        width: in pixels.
+        height: in pixels.
+        blocks: the tiles.
+        labels: the captions.
+        frames: outlines of tiles.
+        colormap: what level codes mean; None for a picture of RGB tiles alone.
+        about: the facts that travel with the file: kind, layer, epoch, step, scale, colormap, tiles, rows, columns,
+            items.
+        legend: how to read pictures of this tag, in Markdown.
+    """
+
+    width: int
+    height: int
+    blocks: tuple[Block, ...]
+    labels: tuple[Label, ...]
+    frames: tuple[Frame, ...]
+    colormap: str | None
+    about: Mapping[str, Any]
+    legend: str
+
+    def cpu(self) -> "Picture":
+        """The same picture with its tiles in main memory."""
+        return replace(self, blocks=tuple(replace(block, tiles=block.tiles.cpu()) for block in self.blocks))
+
+    def json(self) -> str:
+        """`about` as compact JSON; `v` counts the versions of this format."""
+        return json.dumps({"v": 1, **self.about}, separators=(",", ":"), ensure_ascii=False)
+
+
+@cache
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib brings along."""
+    import matplotlib
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
+
+
+def shorten(text: str, width: float, size: int, bold: bool = False) -> str:
+    """The text, cut with an ellipsis where it is wider than `width` pixels.
+
+    >>> shorten("a very long class name", 60, 11)
+    'a very lo…'
+    """
+    if font(size, bold).getlength(text) <= width:
+        return text
+    while text and font(size, bold).getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def zoom_for(tile: int, columns: int, *, width: int = CARD) -> int:
+    """How often tiles can be enlarged so that a row of them still fits `width`; at least once.
+
+    >>> zoom_for(16, 8), zoom_for(112, 8)
+    (2, 1)
+    """
+    return max(1, (width - 2 * MARGIN) // columns // (tile + 1))
+
+
+@dataclass
+class Sheet:
+    """A page that is filled from top to bottom.
+
+    Attributes:
+        width: of the page in pixels; captions are wrapped to it and grow with it, so that on TensorBoard's card they
+            come out at the same size.
+        y: the next free line of pixels.
+    """
+
+    width: int
+    y: int = MARGIN
+    _blocks: list[Block] = field(default_factory=list)
+    _labels: list[Label] = field(default_factory=list)
+    _frames: list[Frame] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.width = max(self.width, CARD)
+
+    @property
+    def text(self) -> int:
+        """The height of a caption's letters in pixels."""
+        return max(TEXT, round(TEXT * self.width / CARD))
+
+    @property
+    def line(self) -> int:
+        """The height of a caption's line in pixels."""
+        return round(self.text * 1.35)
+
+    def write(self, text: str, *, bold: bool = False, x: int = MARGIN, color: tuple[int, int, int] = INK) -> None:
+        """A caption, wrapped to the width that is left."""
+        for line in self._wrapped(text, self.width - x - MARGIN, bold):
+            self.label(line, x, self.y, bold=bold, color=color)
+            self.y += self.line
+
+    def label(
+        self,
+        text: str,
+        x: int,
+        y: int,
+        *,
+        bold: bool = False,
+        width: int = 0,
+        color: tuple[int, int, int] = INK,
+        boxed: bool = False,
+    ) -> None:
+        """A line of text anywhere on the page; cut to `width` pixels, if given."""
+        text = shorten(text, width, self.text, bold) if width else text
+        self._labels.append(Label(x, y, text, self.text, bold, color, boxed))
+
+    def _wrapped(self, text: str, width: float, bold: bool) -> list[str]:
+        lines = [""]
+        for word in text.split():
+            longer = f"{lines[-1]} {word}".strip()
+            if lines[-1] and font(self.text, bold).getlength(longer) > width:
+                lines.append(word)
+            else:
+                lines[-1] = longer
+        return [shorten(line, width, self.text, bold) for line in lines]
+
+    def tiles(
+        self,
+        tiles: UInt8[Tensor, "n y x *rgb"],
+        *,
+        columns: int,
+        zoom: int = 1,
+        x: int = MARGIN,
+        gap: int = 1,
+        above: int = 0,
+        below: int = 0,
+    ) -> Block:
+        """Tiles in rows; `above` and `below` leave that many pixels free for captions around each row."""
+        w, h = tiles.shape[2] * zoom, tiles.shape[1] * zoom
+        block = Block(tiles, x, self.y + above, w + gap, above + h + gap + below, columns, zoom)
+        self._blocks.append(block)
+        self.y += -(-len(tiles) // columns) * block.dy
+        return block
+
+    def frame(self, block: Block, first: int, last: int, color: tuple[int, int, int]) -> None:
+        """An outline around the tiles `first` to `last` of one row."""
+        (x, y), (right, _), (w, h) = block.corner(first), block.corner(last), block.size
+        self._frames.append(Frame(x, y, right + w - x, h, color))
+
+    def scale_bar(self, low: str, high: str, *, note: str = "") -> None:
+        """The colormap from left to right between the values at its ends."""
+        x = MARGIN
+        self.label(low, x, self.y)
+        x += round(font(self.text).getlength(low)) + 4
+        ramp = torch.arange(LEVELS, dtype=torch.uint8)[:: max(1, LEVELS // (self.width // 4))].repeat(self.text - 2, 1)
+        self._blocks.append(Block(ramp[None], x, self.y + 2, 0, 0, 1, 1))
+        self.label(f"{high}   {note}", x + ramp.shape[1] + 4, self.y, width=self.width - x - ramp.shape[1] - 8)
+        self.y += self.line + 2
+
+    def picture(self, *, main: Block, colormap: str | None, legend: str, about: Mapping[str, Any]) -> Picture:
+        """The page as a picture; `main` is the block that the facts in `about` speak of."""
+        facts = {**about, "colormap": colormap, "tiles": main.geometry()}
+        return Picture(
+            self.width, self.y + MARGIN, tuple(self._blocks), tuple(self._labels), tuple(self._frames),
+            colormap, facts, legend,
+        )  # fmt: skip
+
+
+def near_square(count: int) -> int:
+    """How many columns make a grid of `count` tiles nearly square, rather wide than tall.
+
+    >>> [near_square(count) for count in (1, 8, 16, 64, 60)]
+    [1, 3, 4, 8, 8]
+    """
+    return int(-(-(count**0.5) // 1))
+
+
+def numbers(values: Sequence[float]) -> list[str]:
+    """Values as people write them: three digits.
+
+    >>> numbers([0.0, 1234.5, 0.012345, float("nan")])
+    ['0', '1.23e+03', '0.0123', 'nan']
+    """
+    return [f"{value:.3g}" for value in values]
