@@ -10,7 +10,17 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lightning_convviz import (
-        ascent, cams, canvas, isolation, layers, outputs, pixels, render, sinks, targets, transforms,
+        ascent,
+        cams,
+        canvas,
+        isolation,
+        layers,
+        outputs,
+        pixels,
+        render,
+        sinks,
+        targets,
+        transforms,
     )  # fmt: skip
     from lightning_convviz.callbacks import ActivationLogger, FilterPatternLogger, GradCAMLogger
     from lightning_convviz.probes import Probes

@@ -45,7 +45,7 @@ def is_sharded(trainer: Trainer) -> bool:
     return any(base.__name__ in SHARDED for base in type(trainer.strategy).__mro__)
 
 
-def is_compiled(module: LightningModule) -> bool:
+def is_compiled(module: nn.Module) -> bool:
     """Whether the module as a whole was given to the Trainer compiled."""
     return getattr(module, "_compiler_ctx", None) is not None
 

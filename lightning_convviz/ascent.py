@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lightning_convviz import layers as layers_
 from lightning_convviz.canvas import Box, Canvas, FourierCanvas, box, generators
-from lightning_convviz.isolation import devices, in_chunks, isolated
+from lightning_convviz.isolation import autograd_everywhere, devices, in_chunks, isolated
 from lightning_convviz.transforms import Transform, jitter
 
 Objective = Callable[[Float[Tensor, "n c y x"]], Float[Tensor, " n"]]
@@ -184,7 +184,7 @@ def _climb(
     canvas = FourierCanvas(size, within, streams)
     value = partial(_value, model, forward, layer, channels)
     objective = aim(channels)
-    with layers_.autograd_everywhere(model):
+    with autograd_everywhere(model):
         ascend(
             lambda images: objective(value(images)),
             canvas,
@@ -227,9 +227,7 @@ def _value(
     return output if output.dtype == torch.float64 else output.float()
 
 
-def _frame(
-    model: nn.Module, like: Tensor | None, shape: tuple[int, int, int] | None
-) -> tuple[Box, tuple[int, int]]:
+def _frame(model: nn.Module, like: Tensor | None, shape: tuple[int, int, int] | None) -> tuple[Box, tuple[int, int]]:
     """The value box and the size of the images, from what the caller gave."""
     if like is not None:
         within = box(like.clone())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def _color(values: Float[Tensor, "c m"]) -> Float[Tensor, "c c"]:
     # A little of the identity: two equal channels would leave no positive definite matrix.
     correlation = 0.99 * (standard @ standard.T) / values.shape[1] + 0.01 * eye
     factor = torch.linalg.cholesky(correlation)
-    return factor / factor.norm(dim=1).max()
+    scaled: Tensor = factor / factor.norm(dim=1).max()
+    return scaled
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -101,9 +103,11 @@ class Canvas(nn.Module):
 class PixelCanvas(Canvas):
     """Pixels as they are."""
 
+    @override
     def parameter_shape(self, c: int, h: int, w: int) -> tuple[int, ...]:
         return (c, h, w)
 
+    @override
     def unbounded(self) -> Float[Tensor, "n c h w"]:
         return self.values
 
@@ -119,9 +123,11 @@ class FourierCanvas(Canvas):
     # Lucid's: the spectrum comes out four times too strong for the sigmoid.
     GAIN = 0.25
 
+    @override
     def parameter_shape(self, c: int, h: int, w: int) -> tuple[int, ...]:
         return (c, h, w // 2 + 1, 2)
 
+    @override
     def unbounded(self) -> Float[Tensor, "n c h w"]:
         h, w = self.size
         vertical = torch.fft.fftfreq(h, device=self.values.device, dtype=self.values.dtype)[:, None]
@@ -129,4 +135,5 @@ class FourierCanvas(Canvas):
         frequency = torch.sqrt(vertical**2 + horizontal**2).clamp(min=1 / max(h, w))
         spectrum = torch.view_as_complex(self.values) / frequency
         # The size in full: without it an odd width would come back one short.
-        return self.GAIN * torch.fft.irfft2(spectrum, s=(h, w), norm="ortho")
+        image: Tensor = torch.fft.irfft2(spectrum, s=(h, w), norm="ortho")
+        return self.GAIN * image

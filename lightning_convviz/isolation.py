@@ -150,7 +150,9 @@ def _is_state(value: object) -> bool:
 @contextmanager
 def _muted(model: nn.Module) -> Iterator[None]:
     # A module that logs in `forward` would overwrite the metrics of the user's own validation with the probes'.
-    loggers = [module for module in model.modules() if any(c.__name__ == "LightningModule" for c in type(module).__mro__)]
+    loggers = [
+        module for module in model.modules() if any(c.__name__ == "LightningModule" for c in type(module).__mro__)
+    ]
     try:
         for module in loggers:
             module.__dict__.update(log=_ignore, log_dict=_ignore)
@@ -174,6 +176,22 @@ def _no_autotuning() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.benchmark = before
+
+
+@contextmanager
+def autograd_everywhere(model: nn.Module) -> Iterator[None]:
+    """Within the block autograd records in all of `model`, also where its forward puts a backbone under `no_grad`."""
+
+    def enable(module: nn.Module, args: Any) -> None:
+        torch.set_grad_enabled(True)
+
+    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    handles = [module.register_forward_pre_hook(enable) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def in_chunks(function: Callable[[slice], R], count: int) -> list[R]:

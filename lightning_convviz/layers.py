@@ -159,22 +159,6 @@ def record(
             handle.remove()
 
 
-@contextmanager
-def autograd_everywhere(model: nn.Module) -> Iterator[None]:
-    """Within the block autograd records in all of `model`, also where its forward puts a backbone under `no_grad`."""
-
-    def enable(module: nn.Module, args: Any) -> None:
-        torch.set_grad_enabled(True)
-
-    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
-    handles = [module.register_forward_pre_hook(enable) for module in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _tracked(output: Tensor) -> Tensor:
     """The output as a node of the graph: a new leaf where nothing before it needs a gradient."""
     torch.set_grad_enabled(True)
@@ -197,7 +181,7 @@ def require(outputs: Mapping[str, Tensor], names: Sequence[str]) -> None:
 
 @dataclass
 class Run:
-    """What one forward showed of a layer: its last output's shape, how often it ran, and which call took that output."""
+    """What one forward showed of a layer: its last output's shape, its calls, and which call took that output next."""
 
     module: nn.Module
     shape: tuple[int, ...]
@@ -272,12 +256,13 @@ def convolutions(runs: Mapping[str, Run], *, count: int) -> list[str]:
 
 
 def last_map(runs: Mapping[str, Run]) -> str:
-    """The last layer of a forward whose output still has a spatial map (n, c, y, x).
+    """The last layer of a forward whose output still has a spatial map (n, c, y, x); dropout does not count as one.
 
     Raises:
         ValueError: where no layer has one.
     """
-    names = [name for name, run in runs.items() if run.is_map]
+    idle = nn.Identity, nn.modules.dropout._DropoutNd
+    names = [name for name, run in runs.items() if run.is_map and not isinstance(run.module, idle)]
     if not names:
         raise ValueError('`layer` is "auto", but no layer returned a map (n, c, y, x) of over 1 x 1. Name a layer.')
     return names[-1]

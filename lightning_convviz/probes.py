@@ -10,11 +10,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from lightning_convviz.batches import as_batch, read
 from lightning_convviz.isolation import same_randomness
 from lightning_convviz.pixels import PixelSpace, datasets, estimated, find_normalization, normalized
 
-IMAGE_KEYS = ("image", "images", "pixel_values", "x", "img", "input", "inputs")
-LABEL_KEYS = ("label", "labels", "y", "target", "targets")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 
 
@@ -84,7 +83,7 @@ class Probes:
         if bad := [index for index in indices if not 0 <= index < len(dataset)]:
             raise ValueError(f"`indices` holds {bad[0]}; the data set has items 0 to {len(dataset) - 1}.")
         with same_randomness():  # transforms of training data are often random
-            items = [read(_as_batch(dataset[index])) for index in indices]
+            items = [read(as_batch(dataset[index])) for index in indices]
         images = _stacked([item[0] for item in items], [f"item {index}" for index in indices])
         labels = [item[1] for item in items]
         known = torch.cat([label for label in labels if label is not None])
@@ -189,49 +188,6 @@ def of(given: Any) -> Probes:
     )
 
 
-def read(batch: Any) -> tuple[Tensor, Tensor | None, dict[str | int, Tensor]]:
-    """Images (n, c, h, w), labels (n,) and other inputs of a batch: a tensor, a tuple, a list or a mapping.
-
-    Raises:
-        ValueError: where no images can be found.
-    """
-    parts: dict[str | int, Any]
-    if isinstance(batch, Mapping):
-        parts = dict(batch.items())
-    else:
-        parts = dict(enumerate(batch)) if isinstance(batch, tuple | list) else {0: batch}
-    tensors = {key: part for key, part in parts.items() if isinstance(part, Tensor)}
-    order = [key for key in IMAGE_KEYS if key in tensors] + list(tensors)
-    image = next((key for key in order if tensors[key].ndim == 4 and tensors[key].is_floating_point()), None)
-    if image is None:
-        raise ValueError(
-            f"the validation batch is a {type(batch).__name__} without images (a floating-point tensor n, c, h, w). "
-            "Give `probes=`."
-        )
-    images = tensors.pop(image)
-    order = [key for key in LABEL_KEYS if key in tensors] + list(tensors)
-    label = next((key for key in order if _is_label(tensors[key], len(images))), None)
-    labels = None if label is None else tensors.pop(label).reshape(-1)
-    others = {key: part for key, part in tensors.items() if part.ndim and len(part) == len(images)}
-    return images, labels, others
-
-
-def spread_classes(labels: Tensor | None, available: int, count: int) -> list[int]:
-    """Which of a batch's images to watch: the first of each class, then the second of each, and so on.
-
-    >>> spread_classes(torch.tensor([5, 5, 5, 2, 2, 7]), 6, 4)
-    [0, 3, 5, 1]
-    """
-    if labels is None:
-        return list(range(min(count, available)))
-    seen: dict[int, int] = {}
-    turns = []
-    for row, label in enumerate(labels.tolist()):
-        turns.append((seen.get(label, 0), row))
-        seen[label] = seen.get(label, 0) + 1
-    return [row for _, row in sorted(turns)[:count]]
-
-
 def find_class_names(dataset: Any) -> Sequence[str] | None:
     """The `classes` of a data set, as torchvision's have them; looks through subsets and concatenations."""
     for part in datasets(dataset):
@@ -259,20 +215,6 @@ def _checked_labels(labels: Any, count: int, class_names: Sequence[str] | None) 
     if int(checked.min()) < 0 or (highest is not None and int(checked.max()) >= highest):
         raise ValueError(f"`labels` holds {checked.tolist()}. Labels go from 0 to {(highest or 0) - 1 or 'k - 1'}.")
     return checked.long()
-
-
-def _is_label(part: Tensor, count: int) -> bool:
-    whole = not part.is_floating_point() and part.dtype != torch.bool and not part.is_complex()
-    return whole and part.shape in ((count,), (count, 1))
-
-
-def _as_batch(item: Any) -> Any:
-    """One item of a data set as a batch of one."""
-    if isinstance(item, Mapping):
-        return {key: _as_batch(part) for key, part in item.items()}
-    if isinstance(item, tuple | list):
-        return [_as_batch(part) for part in item]
-    return item[None] if isinstance(item, Tensor) else torch.tensor([item]) if isinstance(item, int) else item
 
 
 def _stacked(images: Sequence[Tensor], names: Sequence[str]) -> Tensor:

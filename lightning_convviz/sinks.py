@@ -7,7 +7,8 @@ after each metric. So pictures are small, and encoded by one thread that lives o
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -68,6 +69,13 @@ def find(logger: Any) -> Sink | None:
     return next((SINKS[base.__name__] for base in type(logger).__mro__ if base.__name__ in SINKS), None)
 
 
+def write(logger: Any, files: Files) -> None:
+    """Write for a logger, if there is a way."""
+    sink = find(logger)
+    if sink is not None:
+        sink(logger, files)
+
+
 # The tags that each writer has described: only a tag's first event carries metadata.
 _described: "WeakKeyDictionary[Any, set[str]]" = WeakKeyDictionary()
 
@@ -75,7 +83,7 @@ _described: "WeakKeyDictionary[Any, set[str]]" = WeakKeyDictionary()
 @register("TensorBoardLogger")
 def tensorboard(logger: Any, files: Files) -> None:
     """Write through the logger's own writer: a second event file in its folder would hide the first."""
-    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.util.tensor_util import make_tensor_proto
 
     writer, drawing = logger.experiment, files.drawing
@@ -161,15 +169,16 @@ class Writer:
                     return
                 loggers, drawings = self._waiting.popleft()
             for drawing in drawings:
-                try:
-                    self._write(loggers, drawing)
-                except Exception as error:  # the training thread tells it; nothing may end this one
-                    self.failures.append(f"{drawing.name} at step {drawing.step}: {type(error).__name__}: {error}")
+                with self._excused(drawing):
+                    files = Files(drawing, {tag: encode(picture) for tag, picture in drawing.pictures.items()})
+                    for logger in loggers:
+                        with self._excused(drawing):
+                            write(logger, files)
 
-    @staticmethod
-    def _write(loggers: Sequence[Any], drawing: Drawing) -> None:
-        files = Files(drawing, {tag: encode(picture) for tag, picture in drawing.pictures.items()})
-        for logger in loggers:
-            sink = find(logger)
-            if sink is not None:
-                sink(logger, files)
+    @contextmanager
+    def _excused(self, drawing: Drawing) -> Iterator[None]:
+        """What goes wrong is told by the training thread; nothing may end this one, nor keep another logger waiting."""
+        try:
+            yield
+        except Exception as error:
+            self.failures.append(f"{drawing.name} at step {drawing.step}: {type(error).__name__}: {error}")

@@ -1,30 +1,32 @@
 """ActivationLogger: every channel of chosen layers as a picture."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from lightning_convviz import layers as layers_
 from lightning_convviz.callbacks.base import Forward, Watcher, at_least
-from lightning_convviz.callbacks.session import View, Wants
+from lightning_convviz.callbacks.scene import View, Wants
 from lightning_convviz.probes import Probes, ProbesLike
 from lightning_convviz.render import Picture, Sheet, colormap, encode_values, rgb
 from lightning_convviz.render.sheet import MARGIN, Block, near_square, numbers, zoom_for
 
 LAYERS = 5  # what "auto" draws
-PIXELS = 110_000  # of maps in a picture: as palette PNG under 100 kB
+PIXELS = 150_000  # of maps in a picture: as palette PNG about 100 kB
 FEWEST = 16  # channels that are kept before maps are made smaller
 STRONGEST = 3  # channels that are shown on every probe
+WIDEST = 1_200  # pixels of a picture; more probes than fit are left out of its lower part
 
-LEGEND = """**Activations**: what each channel of the layer answers to the first probe image, a tile for each channel, in
-the order of their numbers; below, the strongest channels on all probes. Dark is 0 or less (what a ReLU would cut off),
-bright the upper end of the scale, which is one for the layer and stays until the values leave it by a factor of two.
-Early layers keep the picture; deeper ones answer in fewer places, and a tile that stays dark is a filter that found
-nothing."""
+LEGEND = """**Activations**: what each channel of the layer answers to the first probe image, a tile for each
+channel, in the order of their numbers; below, the strongest channels on all probes. Dark is 0 or less (what a ReLU
+would cut off), bright the upper end of the scale, which is one for the layer and stays until the values leave it by a
+factor of two. Early layers keep the picture; deeper ones answer in fewer places, and a tile that stays dark is a filter
+that found nothing."""
 
 
 class ActivationLogger(Watcher):
@@ -80,15 +82,18 @@ class ActivationLogger(Watcher):
         self.max_channels = max_channels
         self.cmap = cmap
 
+    @override
     def _begin(self) -> None:
         super()._begin()
         self._sources: dict[str, str] = {}  # layer -> the module whose output is drawn
         self._scales: dict[str, float] = {}
 
+    @override
     def check(self, model: nn.Module) -> None:
         if self.layers != "auto":
             layers_.find(model, self.layers)
 
+    @override
     def resolve(self, model: nn.Module, runs: Mapping[str, layers_.Run]) -> None:
         if self._sources:
             return
@@ -100,9 +105,11 @@ class ActivationLogger(Watcher):
         layers_.require_maps(runs, names)
         self._sources = {name: name for name in names}
 
+    @override
     def wants(self, probes: Probes) -> Wants:
         return Wants(layers=list(self._sources.values()))
 
+    @override
     def draw(self, view: View) -> dict[str, Picture]:
         return {f"activations/{name}": self._picture(view, name) for name in self._sources}
 
@@ -111,31 +118,27 @@ class ActivationLogger(Watcher):
         top, silent = self._measured(name, maps)
         channels, small = self._cut(maps)
         codes = encode_values(small, 0.0, top)
-        columns = near_square(len(channels))
-        zoom = zoom_for(codes.shape[-1], columns)
-        strip_zoom = zoom_for(codes.shape[-1], len(codes))
-        sheet = Sheet(2 * MARGIN + max(
-            columns * (codes.shape[-1] * zoom + 1), len(codes) * (codes.shape[-1] * strip_zoom + 1)
-        ))  # fmt: skip
+        w, columns = codes.shape[-1], near_square(len(channels))
+        across = min(len(codes), max(1, WIDEST // (w + 1)))
+        zooms = zoom_for(w, columns), zoom_for(w, across)
+        sheet = Sheet(2 * MARGIN + max(columns * (w * zooms[0] + 1), across * (w * zooms[1] + 1)))
         self._head(sheet, view, name, f"{len(channels)} of {maps.shape[1]} channels", maps, silent)
         sheet.scale_bar("0", numbers([top])[0], note="dark: 0 or less")
-        grid = sheet.tiles(codes[0, channels], columns=columns, zoom=zoom)
+        grid = sheet.tiles(codes[0, channels], columns=columns, zoom=zooms[0])
         strongest = maps.amax((2, 3)).mean(0).topk(min(STRONGEST, maps.shape[1])).indices.tolist()
-        strip = self._strip(sheet, view, codes, strongest, strip_zoom)
+        strip = self._strip(sheet, view, codes[:across], strongest, zooms[1])
         ids = list(view.probes.ids or ())
         about = {
             "kind": "activations", "layer": name, "epoch": view.epoch, "step": view.step, "scale": [0.0, top],
             "rows": ids[:1], "columns": channels, "items": [{"source": self._sources[name], "silent": silent}],
-            "also": {"tiles": strip.geometry(), "rows": strongest, "columns": ids},
+            "also": {"tiles": strip.geometry(), "rows": strongest, "columns": ids[:across]},
         }  # fmt: skip
         return sheet.picture(main=grid, colormap=self.cmap, legend=LEGEND, about=about)
 
     def _measured(self, name: str, maps: Float[Tensor, "n c y x"]) -> tuple[float, float]:
         """The upper end of the layer's scale, and the share of values that are 0 or less."""
         values = maps.flatten()[:: max(1, maps.numel() // 100_000)].nan_to_num(0, 0, 0)
-        high, most, silent = torch.stack(
-            [values.quantile(0.995), values.max(), (maps <= 0).float().mean()]
-        ).tolist()
+        high, most, silent = torch.stack([values.quantile(0.995), values.max(), (maps <= 0).float().mean()]).tolist()
         return self._scale(name, high if high > 0 else most), round(silent, 4)
 
     def _scale(self, name: str, high: float) -> float:
@@ -147,11 +150,11 @@ class ActivationLogger(Watcher):
 
     def _cut(self, maps: Float[Tensor, "n c y x"]) -> tuple[list[int], Float[Tensor, "n c v u"]]:
         """Which channels to draw, and the maps, smaller if they must be: first fewer channels, then integer pooling."""
-        area = maps.shape[2] * maps.shape[3]
-        fitting = max(FEWEST, PIXELS // area)
+        area, strip = maps.shape[2] * maps.shape[3], STRONGEST * len(maps)
+        fitting = max(FEWEST, PIXELS // area - strip)
         channels = layers_.spread(range(maps.shape[1]), min(self.max_channels, fitting))
         pool = 1
-        while len(channels) * area > PIXELS * pool**2 and pool < min(maps.shape[2:]):
+        while (len(channels) + strip) * area > PIXELS * pool**2 and pool < min(maps.shape[2:]):
             pool += 1
         return list(channels), F.avg_pool2d(maps, pool) if pool > 1 else maps
 
@@ -177,7 +180,7 @@ class ActivationLogger(Watcher):
         sheet.y += MARGIN
         sheet.write(f"The {len(strongest)} strongest channels, on every probe", bold=True)
         h, w = codes.shape[2] * zoom, codes.shape[3] * zoom
-        sheet.tiles(rgb(_resized(view.photos, h, w)), columns=len(codes))
+        sheet.tiles(rgb(_resized(view.photos[: len(codes)], h, w)), columns=len(codes))
         block = sheet.tiles(
             codes[:, strongest].transpose(0, 1).flatten(0, 1), columns=len(codes), zoom=zoom, above=sheet.line
         )
@@ -203,5 +206,3 @@ def _resized(photos: Float[Tensor, "n 3 h w"], h: int, w: int) -> Float[Tensor, 
     """Photographs at another size: averaged where it is smaller, every pixel repeated where it is larger."""
     mode = "area" if h < photos.shape[2] or w < photos.shape[3] else "nearest"
     return F.interpolate(photos.float(), size=(h, w), mode=mode)
-
-

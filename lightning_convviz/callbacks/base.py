@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_convviz import _lightning, layers, probes, sinks
-from lightning_convviz.callbacks.session import Session, View, Wants
+from lightning_convviz.callbacks.scene import View, Wants
+from lightning_convviz.callbacks.session import Session
 from lightning_convviz.isolation import isolated
 from lightning_convviz.probes import Probes, ProbesLike
 from lightning_convviz.render import Picture
@@ -56,7 +58,12 @@ class Watcher(_lightning.Callback):
         self.forward_ = forward
         self.on_error = on_error
         self.initial = bool(initial)
+        self._session = Session()
         self._begin()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Spawned processes get a copy of the callback: each begins a session of its own, with its own lock and thread.
+        return {**self.__dict__, "_session": Session()}
 
     def _begin(self) -> None:
         """A new run: nothing drawn, nothing chosen."""
@@ -97,6 +104,7 @@ class Watcher(_lightning.Callback):
 
     # -- Lightning's hooks -------------------------------------------------------------------------------------------
 
+    @override
     def setup(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
@@ -105,40 +113,38 @@ class Watcher(_lightning.Callback):
                 f"`strategy` is {type(trainer.strategy).__name__}, which spreads the model over the ranks. "
                 f"{type(self).__name__} draws on one rank so far: use DDP, or leave it out."
             )
-        session = Session.of(trainer)
-        if self not in session.watchers:
-            names = [watcher.name for watcher in session.watchers]
-            if self.name in names:
-                raise ValueError(f"`callbacks` holds {type(self).__name__} twice. Its tags would collide: keep one.")
-            session.watchers.append(self)
-            self._begin()
-        if self._leads(trainer):
+        self._join(trainer)
+        if self._leads:
             _tell_about_loggers(trainer)
 
+    @override
     def on_fit_start(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
         self.check(pl_module)
         if isinstance(self.forward_, str):
             layers.find(pl_module, [self.forward_], argument="forward")
-        if self._leads(trainer) and not trainer.enable_validation:
+        if self._leads and not trainer.enable_validation:
             _lightning.rank_zero_warn(
                 "lightning_convviz draws at validations, and this run has none (`limit_val_batches=0`, or no "
                 "`validation_step` or validation data): there will be no pictures."
             )
 
+    @override
     def on_train_start(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
         # Without a sanity check, given probes are tried here; probes from the data are not there yet.
         if self.initial and not self.initial_pictures and self.given is not None and trainer.global_step == 0:
             self.due = self._active(trainer)
             self._attempt(trainer, pl_module, initial=True)
-            Session.of(trainer).forget()
+            self._session.forget()
 
+    @override
     def on_validation_start(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
         if not _lightning.fitting(trainer):
             return
         self.due = self._is_due(trainer)
-        if self._leads(trainer):
-            Session.of(trainer).open(pl_module)
+        if self._leads:
+            self._session.open(pl_module)
 
+    @override
     def on_validation_batch_start(
         self,
         trainer: _lightning.Trainer,
@@ -147,9 +153,10 @@ class Watcher(_lightning.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if _lightning.fitting(trainer) and self._leads(trainer):
-            Session.of(trainer).before(pl_module, batch)
+        if _lightning.fitting(trainer) and self._leads:
+            self._session.before(pl_module, batch)
 
+    @override
     def on_validation_batch_end(
         self,
         trainer: _lightning.Trainer,
@@ -161,46 +168,61 @@ class Watcher(_lightning.Callback):
     ) -> None:
         if not _lightning.fitting(trainer):
             return
-        if self._leads(trainer) and self._active(trainer):
-            self._safely(partial(Session.of(trainer).after, trainer, batch, dataloader_idx), raises=False)
+        if self._leads and self._active(trainer):
+            self._safely(partial(self._session.after, trainer, batch, dataloader_idx), raises=False)
         # Here and not at the end of the epoch: a callback that validates averaged weights has them in place
         # now, wherever it stands in the list of callbacks.
         if self.due and _lightning.is_last_batch(trainer):
             self._attempt(trainer, pl_module, initial=trainer.sanity_checking)
 
+    @override
     def on_validation_epoch_end(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
         if not _lightning.fitting(trainer):
             return
         if self.due:  # a loader that did not announce its last batch
             self._attempt(trainer, pl_module, initial=trainer.sanity_checking)
         if self._drawn is not None:
-            Session.of(trainer).pending.append(self._drawn)
+            self._session.pending.append(self._drawn)
             self._drawn = None
 
+    @override
     def on_validation_end(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
         if _lightning.fitting(trainer):
-            session = Session.of(trainer)
+            session = self._session
             session.close()
             session.forget()
             session.flush(trainer)
 
+    @override
     def on_exception(
         self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, exception: BaseException
     ) -> None:
-        Session.of(trainer).finish(trainer)
+        self._session.finish(trainer)
 
+    @override
     def teardown(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, stage: str) -> None:
-        Session.of(trainer).finish(trainer)
+        self._session.finish(trainer)
 
     # -- how ---------------------------------------------------------------------------------------------------------
 
-    def _leads(self, trainer: Any) -> bool:
+    def _join(self, trainer: Any) -> None:
+        """Share the session of the trainer's other watchers; where there is none yet, begin one."""
+        sessions = [peer._session for peer in trainer.callbacks if isinstance(peer, Watcher)]
+        session = next((each for each in sessions if each.trainer() is trainer), None) or Session(trainer)
+        self._session = session
+        if self not in session.watchers:
+            if self.name in [watcher.name for watcher in session.watchers]:
+                raise ValueError(f"`callbacks` holds {type(self).__name__} twice. Its tags would collide: keep one.")
+            session.watchers.append(self)
+            self._begin()
+
+    @property
+    def _leads(self) -> bool:
         """Whether this is the session's first callback, which does what is done once for all."""
-        watchers = Session.of(trainer).watchers
-        return bool(watchers) and watchers[0] is self
+        return self._session.watchers[:1] == [self]
 
     def _active(self, trainer: Any) -> bool:
-        return trainer.is_global_zero and self._failures < FAILURES and _has_eyes(trainer)
+        return bool(trainer.is_global_zero and self._failures < FAILURES and _has_eyes(trainer))
 
     def _is_due(self, trainer: Any) -> bool:
         if not self._active(trainer):
@@ -212,7 +234,7 @@ class Watcher(_lightning.Callback):
             return False
         if self.every_n_epochs == "log":
             return self._validations & (self._validations - 1) == 0
-        return (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        return bool((trainer.current_epoch + 1) % self.every_n_epochs == 0)
 
     def _attempt(self, trainer: Any, module: Any, *, initial: bool) -> None:
         """Draw; what goes wrong before training is an error, what goes wrong in it is told and endured."""
@@ -223,8 +245,9 @@ class Watcher(_lightning.Callback):
 
     def _draw(self, trainer: Any, module: Any, initial: bool) -> None:
         start = time.perf_counter()
+        session = self._session
+        session.close()  # the last batch has passed, and observers are not to see the probes
         with isolated(module), torch.no_grad():
-            session = Session.of(trainer)
             pictures = self.draw(session.view(self, trainer, module, initial=initial))
         pictures = {tag: picture.cpu() for tag, picture in pictures.items()}  # waits for the device: the time is whole
         seconds = time.perf_counter() - start

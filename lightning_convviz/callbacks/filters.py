@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import nn
+from typing_extensions import override
 
 from lightning_convviz import ascent
 from lightning_convviz import layers as layers_
 from lightning_convviz.callbacks.base import Forward, Watcher, at_least
-from lightning_convviz.callbacks.session import View, Wants
+from lightning_convviz.callbacks.scene import View, Wants
 from lightning_convviz.probes import Probes, ProbesLike
 from lightning_convviz.render import Picture, Sheet, rgb
 from lightning_convviz.render.sheet import MARGIN, near_square, numbers, zoom_for
@@ -83,14 +84,17 @@ class FilterPatternLogger(Watcher):
         self.seed = seed
         self.objective = objective
 
+    @override
     def _begin(self) -> None:
         super()._begin()
         self._channels: dict[str, list[int]] = {}
 
+    @override
     def check(self, model: nn.Module) -> None:
         if self.layers != "auto":
             layers_.find(model, self.layers)
 
+    @override
     def resolve(self, model: nn.Module, runs: Mapping[str, layers_.Run]) -> None:
         if self._channels:
             return
@@ -99,13 +103,13 @@ class FilterPatternLogger(Watcher):
         else:
             names = layers_.find(model, self.layers)
             layers_.require_maps(runs, names)
-        self._channels = {
-            name: list(layers_.spread(range(runs[name].shape[1]), self.num_filters)) for name in names
-        }
+        self._channels = {name: list(layers_.spread(range(runs[name].shape[1]), self.num_filters)) for name in names}
 
+    @override
     def wants(self, probes: Probes) -> Wants:
         return Wants()
 
+    @override
     def draw(self, view: View) -> dict[str, Picture]:
         return {f"filters/{name}": self._picture(view, name, channels) for name, channels in self._channels.items()}
 

@@ -7,23 +7,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from lightning_convviz import cams
 from lightning_convviz import layers as layers_
 from lightning_convviz.callbacks.base import Forward, Watcher
-from lightning_convviz.callbacks.session import View, Wants
+from lightning_convviz.callbacks.scene import View, Wants
 from lightning_convviz.cams.heatmap import enlarge
 from lightning_convviz.cams.methods import resolve
 from lightning_convviz.probes import Probes, ProbesLike
 from lightning_convviz.render import Picture, Sheet, overlay, rgb
-from lightning_convviz.render.sheet import MARGIN, RIGHT, WRONG, Block, numbers
+from lightning_convviz.render.sheet import MARGIN, RIGHT, UNKNOWN, WRONG, Block, font, numbers, shorten
 
 SIDE = 108  # about how large a tile is drawn, in pixels: three of them fill TensorBoard's card
 
-LEGEND = """**Class activation heatmaps**: for each probe the picture, and over its gray copy where the evidence lies for
-the predicted and, where known, for the true class. Without evidence the picture shows untouched; the hotter, the more.
-The two maps of a row share one scale, whose end, the peak, is stamped in units of the logit. A green frame: right;
-vermilion: wrong. The percentages are the network's own."""
+LEGEND = """**Class activation heatmaps**: for each probe the picture, and over its gray copy where the evidence lies
+for the predicted and, where known, for the true class. Without evidence the picture shows untouched; the hotter, the
+more. The two maps of a row share one scale, whose end, the peak, is stamped in units of the logit. A green frame:
+right; vermilion: wrong. The percentages are the network's own."""
 
 
 class GradCAMLogger(Watcher):
@@ -72,20 +73,24 @@ class GradCAMLogger(Watcher):
         self.layer = layer
         self.method = method
 
+    @override
     def _begin(self) -> None:
         super()._begin()
         self._layer: str | None = None
 
+    @override
     def check(self, model: nn.Module) -> None:
         if self.layer != "auto":
             layers_.find(model, self.layer, argument="layer")
 
+    @override
     def resolve(self, model: nn.Module, runs: Mapping[str, layers_.Run]) -> None:
         if self._layer is None:
             named = self.layer != "auto"
             self._layer = layers_.find(model, self.layer, argument="layer")[0] if named else layers_.last_map(runs)
             layers_.require_maps(runs, [self._layer], argument="layer")
 
+    @override
     def wants(self, probes: Probes) -> Wants:
         assert self._layer is not None  # resolved before
         explanations = [cams.Explanation(self._layer, "predicted", self.method)]
@@ -94,6 +99,7 @@ class GradCAMLogger(Watcher):
             explanations.append(cams.Explanation(self._layer, labels, self.method))
         return Wants(explanations=explanations)
 
+    @override
     def draw(self, view: View) -> dict[str, Picture]:
         return {"gradcam/probes": self._picture(view)}
 
@@ -101,10 +107,9 @@ class GradCAMLogger(Watcher):
         photos, zoom = _fitted(view.photos)
         h, w = photos.shape[2] * zoom, photos.shape[3] * zoom
         large = photos.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
-        maps = torch.stack([enlarge(each, (h, w)) for each in view.look.maps], dim=1).clamp(min=0)
-        peaks = maps.amax((2, 3))
-        shared = peaks.amax(1, keepdim=True)[..., None, None].clamp(min=1e-12)
-        overlays = [overlay(large, each) for each in (maps / shared).unbind(1)]
+        peaks = torch.stack([each.amax((1, 2)) for each in view.look.maps], dim=1).clamp(min=0)
+        shared = peaks.amax(1)[:, None, None].clamp(min=1e-12)  # a map without positive evidence stays 0
+        overlays = [overlay(large, enlarge(each, (h, w)) / shared) for each in view.look.maps]
         tiles = torch.stack([rgb(large), *overlays], dim=1).flatten(0, 1)
         items = _items(view, peaks)
         columns = ["input", "predicted", "true"][: 1 + len(overlays)]
@@ -125,11 +130,11 @@ class GradCAMLogger(Watcher):
 
     def _head(self, sheet: Sheet, view: View, items: list[dict[str, Any]]) -> None:
         method = self.method if isinstance(self.method, str) else getattr(self.method, "__name__", "cam")
-        sheet.write(f"Evidence for the class ({method}), {self._layer}", bold=True)
+        sheet.write(f"Evidence for a class ({method}) at {self._layer}", bold=True)
         right = [item["right"] for item in items if item["right"] is not None]
         score = f" · {sum(right)} of {len(right)} probes right" if right else ""
         sheet.write(view.moment + score)
-        sheet.scale_bar("0", "peak of the row", note="")
+        sheet.scale_bar("0", "peak of the row, in logits")
 
 
 def _items(view: View, peaks: Float[Tensor, "n m"]) -> list[dict[str, Any]]:
@@ -151,21 +156,17 @@ def _items(view: View, peaks: Float[Tensor, "n m"]) -> list[dict[str, Any]]:
 
 
 def _caption(sheet: Sheet, grid: Block, row: int, item: dict[str, Any]) -> None:
-    """Names and probabilities above a row, a frame around it, and a word where there is no evidence."""
+    """Above a row right or wrong, the peak, and the classes; a frame around it; a word where there is no evidence."""
     first = row * grid.columns
-    x, y = grid.corner(first)
-    said = f"{item['predicted']} {item['p_predicted']:.0%}"
-    if item["right"] is None:
-        text, color = f"predicted {said}", (90, 90, 90)
-    elif item["right"]:
-        text, color = f"✓ {said}", RIGHT
-    else:
-        text, color = f"✗ said {said}, is {item['true']} {item['p_true']:.0%}", WRONG
-    peak = f"peak {numbers([max(item['peaks'])])[0]}"
-    room = (grid.columns - 1) * grid.dx + grid.size[0]
-    wide = len(peak) * sheet.text * 0.62
-    sheet.label(text, x, y - sheet.line - 1, bold=True, color=color, width=round(room - wide))
-    sheet.label(peak, round(x + room - wide), y - sheet.line - 1)
+    mark, color = {True: ("✓ ", RIGHT), False: ("✗ ", WRONG), None: ("", UNKNOWN)}[item["right"]]
+    texts = [f"{mark}peak {numbers([max(item['peaks'])])[0]}"]
+    for which in ("predicted", "true")[: grid.columns - 1]:
+        percent = f" {item[f'p_{which}']:.0%}"
+        room = grid.size[0] - font(sheet.text).getlength(percent)
+        texts.append(shorten(item[which], room, sheet.text) + percent)
+    for index, text in enumerate(texts):
+        x, y = grid.corner(first + index)
+        sheet.label(text, x, y - sheet.line - 2, color=color)
     sheet.frame(grid, first, first + grid.columns - 1, color)
     for index, value in enumerate(item["peaks"], start=1):
         if not value > 0:

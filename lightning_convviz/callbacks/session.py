@@ -1,17 +1,18 @@
 """One session for each trainer, shared by our callbacks in it: probes, the recorded forward, observers, the writer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_convviz import _lightning, cams, layers, probes, sinks
+from lightning_convviz import _lightning, batches, layers, probes, sinks
+from lightning_convviz.callbacks.scene import Scene, View, key, looked, one_for_all, precisely, tried
 from lightning_convviz.pixels import estimated, find_normalization
 from lightning_convviz.probes import Probes
 
@@ -19,76 +20,12 @@ if TYPE_CHECKING:
     from lightning_convviz.callbacks.base import Watcher
 
 
-@dataclass(frozen=True)
-class Wants:
-    """What a callback asks of the shared forward of the probes.
-
-    Attributes:
-        layers: their outputs for the probes.
-        explanations: heatmaps of the probes.
-    """
-
-    layers: Sequence[str] = ()
-    explanations: Sequence[cams.Explanation] = ()
-
-
-@dataclass(frozen=True)
-class View:
-    """What a drawing is made from.
-
-    Attributes:
-        model: the module, isolated while `draw` runs.
-        forward: images -> what the model returns, in the run's precision.
-        runs: which layers of it ran, in order, with the shapes of their outputs.
-        probes: on the model's device.
-        photos: the probes for display, (n, 3, h, w) in [0, 1].
-        look: logits, outputs and maps for what the callback wants, in its order.
-        epoch: as Lightning counts, from 0.
-        step: `trainer.global_step`.
-        initial: whether this is the network before its first step.
-    """
-
-    model: nn.Module
-    forward: Callable[[Tensor], Any]
-    runs: Mapping[str, layers.Run]
-    probes: Probes
-    photos: Tensor
-    look: cams.Look
-    epoch: int
-    step: int
-    initial: bool
-
-    @property
-    def moment(self) -> str:
-        """When this is, for captions."""
-        return "initial network" if self.initial else f"epoch {self.epoch} · step {self.step}"
-
-
-@dataclass
-class Scene:
-    """Probes on the model's device and the way through the model, for the callbacks that share both."""
-
-    probes: Probes
-    photos: Tensor
-    forward: Callable[..., Any]
-    others: dict[str, Tensor]
-    runs: dict[str, layers.Run]
-    looks: dict["Watcher", cams.Look] = field(default_factory=dict)
-
-
 class Session:
     """Everything that the callbacks of one trainer share."""
 
-    _all: "WeakKeyDictionary[Any, Session]" = WeakKeyDictionary()
-
-    @classmethod
-    def of(cls, trainer: Any) -> "Session":
-        """The trainer's session; made when first asked for."""
-        if trainer not in cls._all:
-            cls._all[trainer] = cls()
-        return cls._all[trainer]
-
-    def __init__(self) -> None:
+    def __init__(self, trainer: Any = None) -> None:
+        # Weakly: the callbacks hold the session, and the trainer holds the callbacks.
+        self.trainer = ref(trainer) if trainer is not None else _nobody
         self.watchers: list[Watcher] = []
         self.writer = sinks.Writer()
         self.pending: list[sinks.Drawing] = []
@@ -127,7 +64,7 @@ class Session:
         if self._receiver is not None or _lightning.has_forward(module):
             return
         try:
-            images = probes.read(batch)[0]
+            images = batches.read(batch)[0]
         except ValueError:
             return
 
@@ -145,8 +82,8 @@ class Session:
         if self._settled or have >= wanted or loader != 0:
             return
         with torch.inference_mode(False), torch.no_grad():
-            images, labels, others = probes.read(batch)
-            rows = probes.spread_classes(labels, len(images), wanted - have)
+            images, labels, others = batches.read(batch)
+            rows = batches.spread_classes(labels, len(images), wanted - have)
             images = images.detach().clone()
             new = Probes(images, labels, others={key: other.clone() for key, other in others.items()}).take(rows)
             self._passed = new if self._passed is None else _appended(self._passed, new)
@@ -163,16 +100,16 @@ class Session:
 
     def view(self, watcher: "Watcher", trainer: Any, module: Any, *, initial: bool) -> View:
         """The model seen through a callback's probes; call it inside `isolated(module)`."""
-        key = _key(watcher)
-        if key not in self._scenes:
-            self._scenes[key] = self._scene(watcher, trainer, module)
-        scene = self._scenes[key]
+        place = key(watcher)
+        if place not in self._scenes:
+            self._scenes[place] = self._scene(watcher, trainer, module)
+        scene = self._scenes[place]
         watcher.resolve(module, scene.runs)
         if watcher not in scene.looks:
             self._look(watcher, scene, module)
         return View(
             model=module,
-            forward=partial(_one_for_all, scene.forward, scene.others),
+            forward=partial(one_for_all, scene.forward, scene.others),
             runs=scene.runs,
             probes=scene.probes,
             photos=scene.photos,
@@ -188,9 +125,9 @@ class Session:
         others = {name: other.to(module.device) for name, other in chosen.others.items()}
         chosen = replace(chosen, images=images, others=others, space=chosen.space or estimated(images))
         call = self._forward(watcher.forward_, module)
-        forward, arguments = partial(_precisely, trainer, call), chosen.arguments(call)
+        forward, arguments = partial(precisely, trainer, call), chosen.arguments(call)
         with torch.no_grad():
-            runs = layers.survey(module, partial(_tried, forward, images, arguments))
+            runs = layers.survey(module, partial(tried, forward, images, arguments))
         return Scene(chosen, chosen.shown(), forward, arguments, runs)
 
     def _probes(self, watcher: "Watcher") -> Probes:
@@ -220,14 +157,14 @@ class Session:
         """One forward for this callback and all others that are about to look at the same probes."""
         sharers = {watcher: watcher.wants(scene.probes)}
         for other in self.watchers:
-            if other is not watcher and other.due and _key(other) == _key(watcher):
+            if other is not watcher and other.due and key(other) == key(watcher):
                 with suppress(Exception):  # it will say so itself when its turn comes
                     other.resolve(module, scene.runs)
                     sharers[other] = other.wants(scene.probes)
         try:
-            scene.looks.update(_looked(scene, module, sharers))
+            scene.looks.update(looked(scene, module, sharers))
         except ValueError:  # perhaps another's fault: then each by itself
-            scene.looks.update(_looked(scene, module, {watcher: sharers[watcher]}))
+            scene.looks.update(looked(scene, module, {watcher: sharers[watcher]}))
 
     def forget(self) -> None:
         """After a validation: what was recorded is of no use any more."""
@@ -254,52 +191,8 @@ class Session:
         self._scenes.clear()
 
 
-def _key(watcher: "Watcher") -> tuple[int, int, int]:
-    """Callbacks with the same key look at the same probes through the same forward."""
-    return id(watcher.given), 0 if watcher.given is not None else watcher.num_probes, id(watcher.forward_)
-
-
-def _looked(scene: Scene, module: nn.Module, sharers: Mapping["Watcher", Wants]) -> dict["Watcher", cams.Look]:
-    names = list(dict.fromkeys(name for wants in sharers.values() for name in wants.layers))
-    explanations = [explanation for wants in sharers.values() for explanation in wants.explanations]
-    look = cams.look(
-        module, scene.probes.images, forward=scene.forward, others=scene.others, layers=names, explanations=explanations
-    )
-    looks, first = {}, 0
-    for watcher, wants in sharers.items():
-        last = first + len(wants.explanations)
-        outputs = {name: look.outputs[name] for name in wants.layers}
-        looks[watcher] = cams.Look(look.logits, outputs, look.maps[first:last])
-        first = last
-    return looks
-
-
-def _precisely(trainer: Any, call: Callable[..., Any], images: Tensor, **others: Tensor) -> Any:
-    with _lightning.precision(trainer):
-        return call(images, **others)
-
-
-def _one_for_all(forward: Callable[..., Any], others: Mapping[str, Tensor], images: Tensor) -> Any:
-    """A forward of any images, with the other inputs of the first probe."""
-    n = len(images)
-    return forward(images, **{name: other[:1].expand(n, *other.shape[1:]) for name, other in others.items()})
-
-
-def _tried(forward: Callable[..., Any], images: Tensor, others: Mapping[str, Tensor]) -> None:
-    """The first forward of the probes.
-
-    Raises:
-        ValueError: where it fails, since then probes and model do not fit.
-    """
-    try:
-        forward(images.clone(), **others)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"the model fails on the probes, a batch of shape {tuple(images.shape)}: {type(error).__name__}: {error} "
-            "Give `probes=` that are input of the model, or `forward=` a function (model, images) -> logits."
-        ) from error
+def _nobody() -> None:
+    return None
 
 
 def _observe(

@@ -32,8 +32,13 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Look:
-    """What one forward gave: logits (n, k), the recorded outputs by layer, and a signed map (n, y, x) for each
-    explanation, at its layer's resolution, in units of its score; all detached."""
+    """What one forward gave, detached.
+
+    Attributes:
+        logits: (n, k).
+        outputs: what the recorded layers returned, by name.
+        maps: a signed map (n, y, x) for each explanation, at its layer's resolution, in units of its score.
+    """
 
     logits: Tensor
     outputs: dict[str, Tensor]
@@ -157,7 +162,7 @@ def heatmaps(
     model: nn.Module,
     images: Float[Tensor, "n c h w"],
     *,
-    layer: Sequence[str],
+    layer: list[str] | tuple[str, ...],
     target: str | int | Int[Tensor, "..."] | targets_.Target = ...,
     method: str | Cam = ...,
     signed: bool = ...,
@@ -167,7 +172,7 @@ def heatmaps(
     model: nn.Module,
     images: Float[Tensor, "n c h w"],
     *,
-    layer: str | Sequence[str] = "auto",
+    layer: str | list[str] | tuple[str, ...] = "auto",
     target: str | int | Int[Tensor, "..."] | targets_.Target = "predicted",
     method: str | Cam = "gradcam",
     signed: bool = False,

@@ -13,9 +13,7 @@ from torch import Tensor
 Cam = Callable[[Float[Tensor, "n c y x"], Float[Tensor, "n c y x"]], Float[Tensor, "n y x"]]
 
 
-def gradcam(
-    activations: Float[Tensor, "n c y x"], gradients: Float[Tensor, "n c y x"]
-) -> Float[Tensor, "n y x"]:
+def gradcam(activations: Float[Tensor, "n c y x"], gradients: Float[Tensor, "n c y x"]) -> Float[Tensor, "n y x"]:
     """Weigh each channel by its mean gradient (Grad-CAM).
 
     `L[y, x] = Σ_c w_c A[c, y, x]` with `w_c = mean_yx ∂S/∂A[c, y, x]`, where `A` are the activations and `S` is the
@@ -38,9 +36,7 @@ def gradcam(
     return (weights * activations).sum(1)
 
 
-def hirescam(
-    activations: Float[Tensor, "n c y x"], gradients: Float[Tensor, "n c y x"]
-) -> Float[Tensor, "n y x"]:
+def hirescam(activations: Float[Tensor, "n c y x"], gradients: Float[Tensor, "n c y x"]) -> Float[Tensor, "n y x"]:
     """Weigh each position of each channel by its own gradient (HiResCAM).
 
     `L[y, x] = Σ_c ∂S/∂A[c, y, x] A[c, y, x]`. Where the rest of the net is linear without bias, the map sums to the

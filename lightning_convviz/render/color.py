@@ -18,7 +18,7 @@ OPACITY = 0.75
 
 
 @cache
-def colormap(name: str, device: torch.device = torch.device("cpu")) -> UInt8[Tensor, "levels 3"]:
+def colormap(name: str, device: torch.device | None = None) -> UInt8[Tensor, "levels 3"]:
     """A matplotlib colormap as a table of RGB values with `LEVELS` rows.
 
     Raises:
@@ -69,7 +69,7 @@ def overlay(
     Example:
         >>> overlay(torch.ones(1, 3, 1, 2), torch.tensor([[[0.0, 1.0]]])).reshape(2, 3)
         tensor([[255, 255, 255],
-                [253, 255, 187]], dtype=torch.uint8)
+                [253, 254, 187]], dtype=torch.uint8)
     """
     # Luma of ITU-R BT.601, the weights that gray pictures are made with.
     gray = torch.einsum("c,nchw->nhw", images.new_tensor([0.299, 0.587, 0.114]).float(), images.float())[..., None]

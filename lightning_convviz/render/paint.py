@@ -18,6 +18,9 @@ Array = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 WHITE = (255, 255, 255)
 MAGENTA = (255, 0, 255)
 
+# What a JPEG's comment can hold, in bytes; with more to tell, a picture stays a PNG whatever its size.
+JPEG_COMMENT = 65_533
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -28,20 +31,23 @@ class Encoded:
     height: int
 
 
-def encode(picture: Picture, *, budget: int = 150_000) -> Encoded:
+def encode(picture: Picture, *, budget: int = 145_000) -> Encoded:
     """The picture as a PNG that carries its data in a text chunk `convviz`.
 
     Maps are written with a palette: every value code can be read back. A photographic picture that comes out over
-    `budget` bytes becomes a JPEG of quality 90, with the data in its comment.
+    `budget` bytes becomes a JPEG of quality 90, or as low as 60 to keep the budget, with the data in its comment.
     """
     image = paint(picture)
     buffer = io.BytesIO()
     info = PngInfo()
     info.add_itxt("convviz", picture.json(), zip=True)
     image.save(buffer, "PNG", pnginfo=info, compress_level=6)
-    if buffer.tell() > budget and image.mode == "RGB":
+    comment = picture.json().encode()
+    for quality in (90, 75, 60) if image.mode == "RGB" and len(comment) <= JPEG_COMMENT else ():
+        if buffer.tell() <= budget:
+            break
         buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=90, comment=picture.json().encode())
+        image.save(buffer, "JPEG", quality=quality, comment=comment)
     return Encoded(buffer.getvalue(), *image.size)
 
 
@@ -57,7 +63,7 @@ def _painted_codes(picture: Picture) -> Image.Image:
     palette, codes = _photo_palette(photos)
     for block in picture.blocks:
         _place(canvas, block, codes.pop(0) if block.tiles.ndim == 4 else block.tiles.numpy())
-    text = np.asarray(_text_mask(picture, INK))
+    text = np.asarray(_text_mask(picture))
     tones = PAGE + np.round(text * ((TONES - 1) / 255)).astype(np.uint8)
     canvas = np.where(text > 255 / TONES / 2, tones, canvas)
     image = Image.fromarray(canvas)  # mode "L"; a palette makes the gray values codes
@@ -90,11 +96,12 @@ def _place(canvas: Array, block: Block, tiles: Array) -> None:
         canvas[y : y + h, x : x + w] = tile.repeat(block.zoom, 0).repeat(block.zoom, 1)
 
 
-def _text_mask(picture: Picture, color: tuple[int, int, int]) -> Image.Image:
+def _text_mask(picture: Picture, color: tuple[int, int, int] | None = None) -> Image.Image:
+    """How much ink there is at each pixel, of one color or of all."""
     mask = Image.new("L", (picture.width, picture.height))
     draw = ImageDraw.Draw(mask)
     for label in picture.labels:
-        if label.color == color:
+        if color in (None, label.color):
             draw.text((label.x, label.y), label.text, fill=255, font=font(label.size, label.bold))
     return mask
 

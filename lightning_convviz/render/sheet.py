@@ -22,6 +22,7 @@ MARGIN = 4
 INK = (34, 34, 34)
 RIGHT = (0, 128, 96)  # the green and the vermilion of Okabe and Ito, darkened: told apart by color-blind eyes
 WRONG = (196, 72, 0)
+UNKNOWN = (90, 90, 90)
 
 
 @dataclass(frozen=True)
@@ -132,12 +133,12 @@ def shorten(text: str, width: float, size: int, bold: bool = False) -> str:
 
 
 def zoom_for(tile: int, columns: int, *, width: int = CARD) -> int:
-    """How often tiles can be enlarged so that a row of them still fits `width`; at least once.
+    """How often to enlarge tiles so that a row of them comes nearest to `width`; at least once.
 
-    >>> zoom_for(16, 8), zoom_for(112, 8)
-    (2, 1)
+    >>> zoom_for(16, 8), zoom_for(48, 4), zoom_for(112, 8)
+    (3, 2, 1)
     """
-    return max(1, (width - 2 * MARGIN) // columns // (tile + 1))
+    return max(1, round((width - 2 * MARGIN) / columns / (tile + 1)))
 
 
 @dataclass

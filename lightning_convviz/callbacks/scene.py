@@ -1,0 +1,121 @@
+"""What one drawing is made from: probes on the device, the way through the model, and the forward that is shared."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_convviz import _lightning, cams, layers
+from lightning_convviz.probes import Probes
+
+if TYPE_CHECKING:
+    from lightning_convviz.callbacks.base import Watcher
+
+
+@dataclass(frozen=True)
+class Wants:
+    """What a callback asks of the shared forward of the probes.
+
+    Attributes:
+        layers: their outputs for the probes.
+        explanations: heatmaps of the probes.
+    """
+
+    layers: Sequence[str] = ()
+    explanations: Sequence[cams.Explanation] = ()
+
+
+@dataclass(frozen=True)
+class View:
+    """What a drawing is made from.
+
+    Attributes:
+        model: the module, isolated while `draw` runs.
+        forward: images -> what the model returns, in the run's precision.
+        runs: which layers of it ran, in order, with the shapes of their outputs.
+        probes: on the model's device.
+        photos: the probes for display, (n, 3, h, w) in [0, 1].
+        look: logits, outputs and maps for what the callback wants, in its order.
+        epoch: as Lightning counts, from 0.
+        step: `trainer.global_step`.
+        initial: whether this is the network before its first step.
+    """
+
+    model: nn.Module
+    forward: Callable[[Tensor], Any]
+    runs: Mapping[str, layers.Run]
+    probes: Probes
+    photos: Tensor
+    look: cams.Look
+    epoch: int
+    step: int
+    initial: bool
+
+    @property
+    def moment(self) -> str:
+        """When this is, for captions."""
+        return "initial network" if self.initial else f"epoch {self.epoch} · step {self.step}"
+
+
+@dataclass
+class Scene:
+    """Probes on the model's device and the way through the model, for the callbacks that share both."""
+
+    probes: Probes
+    photos: Tensor
+    forward: Callable[..., Any]
+    others: dict[str, Tensor]
+    runs: dict[str, layers.Run]
+    looks: dict["Watcher", cams.Look] = field(default_factory=dict)
+
+
+def key(watcher: "Watcher") -> tuple[int, int, int]:
+    """Callbacks with the same key look at the same probes through the same forward."""
+    return id(watcher.given), 0 if watcher.given is not None else watcher.num_probes, id(watcher.forward_)
+
+
+def looked(scene: Scene, module: nn.Module, sharers: Mapping["Watcher", Wants]) -> dict["Watcher", cams.Look]:
+    """One forward for all callbacks in `sharers`; each gets what it wants of it."""
+    names = list(dict.fromkeys(name for wants in sharers.values() for name in wants.layers))
+    explanations = [explanation for wants in sharers.values() for explanation in wants.explanations]
+    look = cams.look(
+        module, scene.probes.images, forward=scene.forward, others=scene.others, layers=names, explanations=explanations
+    )
+    looks, first = {}, 0
+    for watcher, wants in sharers.items():
+        last = first + len(wants.explanations)
+        outputs = {name: look.outputs[name] for name in wants.layers}
+        looks[watcher] = cams.Look(look.logits, outputs, look.maps[first:last])
+        first = last
+    return looks
+
+
+def precisely(trainer: Any, call: Callable[..., Any], images: Tensor, **others: Tensor) -> Any:
+    """A forward in the run's own precision."""
+    with _lightning.precision(trainer):
+        return call(images, **others)
+
+
+def one_for_all(forward: Callable[..., Any], others: Mapping[str, Tensor], images: Tensor) -> Any:
+    """A forward of any images, with the other inputs of the first probe."""
+    n = len(images)
+    return forward(images, **{name: other[:1].expand(n, *other.shape[1:]) for name, other in others.items()})
+
+
+def tried(forward: Callable[..., Any], images: Tensor, others: Mapping[str, Tensor]) -> None:
+    """The first forward of the probes.
+
+    Raises:
+        ValueError: where it fails, since then probes and model do not fit.
+    """
+    try:
+        forward(images.clone(), **others)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"the model fails on the probes, a batch of shape {tuple(images.shape)}: {type(error).__name__}: {error} "
+            "Give `probes=` that are input of the model, or `forward=` a function (model, images) -> logits."
+        ) from error

@@ -1,0 +1,440 @@
+"""How the callbacks behave: what fails, fails in the first second and says why; what fails later harms nothing."""
+
+import gc
+import re
+import threading
+import weakref
+from typing import Any
+
+import pytest
+import pytorch_lightning as L
+import torch
+from conftest_callbacks import Events, Watched, data, three
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_convviz import ActivationLogger, FilterPatternLogger, GradCAMLogger, Probes, sinks
+from lightning_convviz.callbacks.base import Watcher
+from lightning_convviz.callbacks.scene import Wants
+
+CALLBACKS = [ActivationLogger, FilterPatternLogger, GradCAMLogger]
+
+
+@pytest.mark.parametrize("callback", CALLBACKS)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_probes": 0}, "`num_probes` is 0. It must be at least 1"),
+        ({"num_probes": 2.5}, "`num_probes` is 2.5. It must be an integer"),
+        ({"every_n_epochs": 0}, "`every_n_epochs` is 0"),
+        ({"every_n_epochs": "often"}, "`every_n_epochs` is 'often'"),
+        ({"on_error": "ignore"}, "`on_error` is 'ignore'"),
+        ({"forward": 3}, "`forward` is a int"),
+        ({"probes": 3}, "`probes` is a int"),
+        ({"probes": torch.zeros(2, 3, 4, 4, dtype=torch.uint8)}, "`images` is a torch.uint8 tensor"),
+        ({"probes": torch.zeros(3, 4, 4)}, r"`images` has shape \(3, 4, 4\)"),
+        ({"probes": (torch.zeros(2, 3, 4, 4), [0])}, "`labels` has shape"),
+        ({"probes": "no/such/folder"}, "`path` is 'no/such/folder'"),
+    ],
+)
+def test_bad_arguments_are_refused_by_the_constructor(callback, arguments, message):
+    with pytest.raises(Exception, match=".") as caught:
+        callback(**arguments)
+    if "TypeCheck" not in caught.type.__name__:  # `make test` runs these without run-time type checks too
+        assert caught.type in (ValueError, TypeError)
+        assert re.search(message, str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ActivationLogger(max_channels=0), "`max_channels` is 0"),
+        (lambda: ActivationLogger(cmap="rainbows"), "`colormap` is 'rainbows'"),
+        (lambda: FilterPatternLogger(num_filters=0), "`num_filters` is 0"),
+        (lambda: FilterPatternLogger(steps=0), "`steps` is 0"),
+        (lambda: FilterPatternLogger(size=4), "`size` is 4"),
+        (lambda: FilterPatternLogger(objective="most"), "`objective` is 'most'"),
+        (lambda: GradCAMLogger(method="gradcamm"), "Did you mean 'gradcam'"),
+    ],
+)
+def test_arguments_of_one_callback(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+class Steps:
+    """Counts training steps, to see that an error came before the first."""
+
+    taken = 0
+
+
+@pytest.fixture
+def counted(tiny):
+    class Counted(Watched):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            Steps.taken += 1
+            return super().training_step(batch, batch_idx)
+
+    Steps.taken = 0
+    return Counted(tiny())
+
+
+@pytest.mark.parametrize("sanity", [0, 2])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ActivationLogger("net.conv3"), "`layers` is 'net.conv3'.*Did you mean 'net.conv"),
+        (lambda: FilterPatternLogger(["net.conv1", "x*"]), r"`layers` is 'x\*'"),
+        (lambda: GradCAMLogger("conv"), "`layer` is 'conv'"),
+        (lambda: GradCAMLogger(forward="nett"), "`forward` is 'nett'.*Did you mean 'net'"),
+    ],
+)
+def test_unknown_layers_fail_before_the_first_step(fit, counted, make, message, sanity):
+    with pytest.raises(ValueError, match=message):
+        fit([make()], module=counted, num_sanity_val_steps=sanity)
+    assert Steps.taken == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ActivationLogger("net.head"), "`layers` holds 'net.head', whose output has shape"),
+        (lambda: GradCAMLogger("net.pool", probes=torch.zeros(2, 1, 12, 16)), "Give `probes=` that are input"),
+        (lambda: GradCAMLogger(probes=(torch.zeros(2, 3, 12, 16), [0, 7])), "class 7; the model has classes 0 to 4"),
+        (lambda: GradCAMLogger(forward=lambda model, images: str(model(images))), "returned a str.*Give `forward=`"),
+    ],
+)
+def test_what_does_not_fit_fails_in_the_dry_run_whatever_on_error_says(fit, counted, make, message):
+    with pytest.raises(ValueError, match=message):
+        fit([make()], module=counted)
+    assert Steps.taken == 0
+
+
+class Fails(Watcher):
+    """Draws nothing but errors, after a dry run that went well."""
+
+    name = "fails"
+
+    def __init__(self, error: type[Exception] = RuntimeError, **arguments: Any) -> None:
+        arguments = {
+            "probes": None,
+            "num_probes": 2,
+            "every_n_epochs": 1,
+            "forward": None,
+            "on_error": "warn",
+        } | arguments
+        super().__init__(initial=True, **arguments)
+        self.error, self.tries = error, 0
+
+    def resolve(self, model, runs):
+        pass
+
+    def wants(self, probes):
+        return Wants()
+
+    def draw(self, view):
+        if view.initial:
+            return {}
+        self.tries += 1
+        raise self.error("the brush broke")
+
+
+def test_a_drawing_that_fails_warns_once_and_is_switched_off_after_three(fit):
+    watcher = Fails()
+    with pytest.warns(UserWarning, match="lightning_convviz|could not draw|switched off") as told:
+        trainer = fit([watcher, *three()], max_epochs=5)
+    messages = [str(warning.message) for warning in told]
+    assert sum("the brush broke" in message for message in messages) == 1
+    assert sum("failed 3 times in a row and is switched off" in message for message in messages) == 1
+    assert watcher.tries == 3
+    assert len(Events(trainer.logger.log_dir).steps("gradcam/probes")) == 5
+
+
+def test_on_error_raise_raises(fit):
+    with pytest.raises(RuntimeError, match="the brush broke"):
+        fit([Fails(on_error="raise")])
+
+
+def test_a_writer_that_fails_is_told_and_the_rest_is_written(fit, monkeypatch):
+    calls = []
+
+    def broken(logger, files):
+        calls.append(files.drawing.name)
+        if files.drawing.name == "filters":
+            raise OSError("the disk is full")
+        sinks.tensorboard(logger, files)
+
+    monkeypatch.setitem(sinks.SINKS, "TensorBoardLogger", broken)
+    with pytest.warns(UserWarning, match="could not write everything: filters at step .*the disk is full"):
+        trainer = fit(three())
+    events = Events(trainer.logger.log_dir)
+    assert {tag.split("/")[0] for tag in events.tags} == {"activations", "gradcam"}
+
+
+def test_a_writer_slower_than_the_run_drops_the_oldest_and_tells(fit, monkeypatch):
+    gate = threading.Event()
+    written = []
+
+    def slow(logger, files):
+        gate.wait(10)
+        written.append(files.drawing.step)
+
+    class Opens(L.Callback):
+        def on_train_end(self, trainer, pl_module):
+            gate.set()
+
+    monkeypatch.setitem(sinks.SINKS, "TensorBoardLogger", slow)
+    with pytest.warns(UserWarning, match="dropped because writing was slower"):
+        fit([GradCAMLogger(on_error="raise"), Opens()], max_epochs=6)
+    assert written[0] == 6
+    assert written[-1] == 36
+    assert len(written) == 3
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_run_that_breaks_leaves_its_pictures_and_no_hook(fit, tiny, error):
+    class Breaks(Watched):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            if self.trainer.current_epoch == 2:
+                raise error("out of luck")
+            super().validation_step(batch, batch_idx)
+
+    class Sees(Fails):
+        def observers(self):
+            return {"net.conv1": lambda output: output.mean()}
+
+        def draw(self, view):
+            return {}
+
+    module = Breaks(tiny())
+    with pytest.raises(RuntimeError if error is RuntimeError else SystemExit):
+        fit([Sees(), *three()], module=module, max_epochs=4)
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    folder = next(path for path in _folders(module))
+    assert Events(folder).steps("gradcam/probes") == [6, 12]
+
+
+def _folders(module: Any) -> list[str]:
+    return [module.trainer.logger.log_dir]
+
+
+def test_observers_see_the_users_own_validation_forward(fit):
+    class Sees(Fails):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def observers(self):
+            return {"net.relu1": lambda output: (output <= 0).float().mean(), "net.absent": torch.sum}
+
+        def observe(self, name, reduced):
+            self.seen.append((name, reduced))
+
+        def draw(self, view):
+            return {}
+
+    watcher = Sees()
+    trainer = fit([watcher], max_epochs=1, num_sanity_val_steps=0)
+    assert [name for name, _ in watcher.seen] == ["net.relu1"] * 3  # 20 images by 8
+    assert not any(part._forward_hooks for part in trainer.lightning_module.modules())
+
+
+def test_three_callbacks_share_one_forward_of_the_probes(fit, tiny):
+    calls = []
+
+    class Counts(Watched):
+        def forward(self, images):
+            if not torch.is_grad_enabled() or not self.training:
+                calls.append(len(images))
+            return super().forward(images)
+
+    fit([ActivationLogger(num_probes=5), GradCAMLogger(num_probes=5)], module=Counts(tiny()), max_epochs=1)
+    # the dry run: a survey and the shared look; then one look a drawing
+    assert calls.count(5) == 3
+
+
+def test_probes_of_their_own_need_a_forward_of_their_own(fit):
+    watchers = [ActivationLogger("net.conv1", probes=torch.randn(3, 3, 12, 16)), GradCAMLogger(num_probes=2)]
+    trainer = fit(watchers)
+    assert Events(trainer.logger.log_dir).tags == {"activations/net.conv1", "gradcam/probes"}
+
+
+def test_no_validation_gives_one_warning(fit):
+    with pytest.warns(UserWarning, match="draws at validations, and this run has none") as told:
+        fit(three(), limit_val_batches=0)
+    assert sum("lightning_convviz" in str(warning.message) for warning in told) == 1
+
+
+def test_a_logger_that_takes_no_pictures_gives_one_warning(fit, tmp_path):
+    with pytest.warns(UserWarning, match="writes to TensorBoard, not to CSVLogger") as told:
+        fit(three(), logger=CSVLogger(tmp_path))
+    assert sum("lightning_convviz" in str(warning.message) for warning in told) == 1
+
+
+def test_every_tensorboard_logger_gets_the_pictures(fit, tmp_path):
+    loggers = [TensorBoardLogger(tmp_path / name, name=None) for name in ("one", "two")]
+    fit([GradCAMLogger(on_error="raise")], logger=loggers)
+    assert [Events(logger.log_dir).steps("gradcam/probes") for logger in loggers] == [[6, 12], [6, 12]]
+
+
+def test_a_sink_of_ones_own(fit, monkeypatch, tmp_path):
+    monkeypatch.setattr(sinks, "SINKS", dict(sinks.SINKS))
+    seen = []
+    sinks.register("CSVLogger")(lambda logger, files: seen.append((files.drawing.step, sorted(files.images))))
+    fit([GradCAMLogger(on_error="raise")], logger=CSVLogger(tmp_path))
+    assert seen == [(6, ["gradcam/probes"]), (12, ["gradcam/probes"])]
+
+
+def test_fast_dev_run_draws_and_writes_nothing(fit):
+    fit(three(), fast_dev_run=True)
+
+
+def test_stand_alone_validation_is_left_alone(fit):
+    watchers = three()
+    trainer = fit(watchers)
+    trainer.validate(trainer.lightning_module, DataLoader(data(20, seed=1), batch_size=8), verbose=False)
+    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [6, 12]
+
+
+def test_two_of_a_kind_are_refused(fit):
+    with pytest.raises(ValueError, match="`callbacks` holds GradCAMLogger twice"):
+        fit([GradCAMLogger(), GradCAMLogger()])
+
+
+def test_the_same_callbacks_can_be_used_for_another_run(fit, tmp_path):
+    watchers = three()
+    fit(watchers)
+    trainer = fit(watchers, logger=TensorBoardLogger(tmp_path / "again", name=None))
+    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [6, 12]
+
+
+def test_a_trainer_is_let_go_of_after_its_run_and_no_thread_stays(fit):
+    watchers = three()
+    trainer = fit(watchers)
+    assert len({id(watcher._session) for watcher in watchers}) == 1
+    assert not any(thread.name == "convviz-writer" for thread in threading.enumerate())
+    gone = weakref.ref(trainer)
+    del trainer, watchers
+    gc.collect()
+    assert gone() is None
+
+
+# -- batches and forwards of all kinds --------------------------------------------------------------------------------
+
+
+class Dicts(Dataset):
+    def __init__(self, images: str, labels: str, extra: str | None = None) -> None:
+        self.keys, self.items = (images, labels, extra), data(20, seed=1)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image, label = self.items[index]
+        item = {self.keys[0]: image, self.keys[1]: label}
+        return item | ({self.keys[2]: torch.tensor(float(index))} if self.keys[2] else {})
+
+
+@pytest.mark.parametrize(("images", "labels"), [("image", "label"), ("pixel_values", "labels"), ("x", "target")])
+def test_batches_may_be_mappings(fit, tiny, images, labels):
+    class Module(Watched):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.log("val_loss", F.cross_entropy(self(batch[images]), batch[labels]), batch_size=8)
+
+    val = DataLoader(Dicts(images, labels), batch_size=8)
+    trainer = fit([GradCAMLogger(on_error="raise")], module=Module(tiny()), val=val)
+    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [6, 12]
+
+
+def test_a_model_of_several_inputs_gets_the_others_from_its_batch(fit, tiny):
+    class Module(Watched):
+        def forward(self, images: Any, age: Any) -> Any:
+            return self.net(images) + age[:, None]
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return F.cross_entropy(self(batch["image"], batch["age"]), batch["label"])
+
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.log("val_loss", self.training_step(batch, batch_idx), batch_size=8)
+
+    loader = DataLoader(Dicts("image", "label", "age"), batch_size=8)
+    trainer = fit(three(), module=Module(tiny()), train=loader, val=loader)
+    assert "gradcam/probes" in Events(trainer.logger.log_dir).tags
+
+
+def test_a_module_without_forward_is_watched_where_the_images_go_in(fit, tiny):
+    class Module(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wrapped = nn.Sequential(tiny())
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return F.cross_entropy(self.wrapped(batch[0]), batch[1])
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val_loss", F.cross_entropy(self.wrapped(batch[0]), batch[1]))
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    module = Module()
+    trainer = fit(three(), module=module)
+    assert "activations/wrapped.0.conv1" in Events(trainer.logger.log_dir).tags
+    assert not any(part._forward_pre_hooks for part in module.modules())
+
+
+@pytest.mark.parametrize("forward", ["net", lambda module, images: {"logits": module.net(images)}], ids=["name", "own"])
+def test_forward_can_be_given(fit, forward):
+    trainer = fit(three(forward=forward))
+    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [6, 12]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_any_number_of_channels(fit, channels):
+    net = nn.Sequential(
+        nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    )
+    train = DataLoader(data(channels=channels), batch_size=8)
+    trainer = fit(three(), module=Watched(net), train=train, val=train)
+    assert len(Events(trainer.logger.log_dir).steps("filters/net.0")) == 2
+
+
+def test_small_batches_fill_the_probes_until_the_first_drawing(fit):
+    watcher = GradCAMLogger(num_probes=7, on_error="raise")
+    trainer = fit([watcher], val=DataLoader(data(20, seed=1), batch_size=2))
+    from conftest_callbacks import facts
+
+    drawn = Events(trainer.logger.log_dir).images("gradcam/probes")
+    assert [facts(image)["rows"] for image in drawn] == [list(range(7))] * 2
+
+
+def test_labels_and_names_come_from_the_data_set(fit):
+    from conftest_callbacks import facts
+
+    class Named(Dataset):
+        classes = ("ant", "bee", "cat", "dog", "emu")
+        items = data(20, seed=1)
+
+        def __len__(self) -> int:
+            return 20
+
+        def __getitem__(self, index: int) -> Any:
+            return self.items[index]
+
+    trainer = fit([GradCAMLogger(on_error="raise")], val=DataLoader(Named(), batch_size=8))
+    items = facts(Events(trainer.logger.log_dir).images("gradcam/probes")[0])["items"]
+    assert {item["true"] for item in items} <= set(Named.classes)
+    assert len({item["true"] for item in items}) == len(set(Named.items.tensors[1][:8].tolist()))
+
+
+def test_pictures_of_a_folder(fit, tmp_path):
+    from PIL import Image
+
+    for name in ("b.png", "a.png"):
+        Image.new("RGB", (16, 12), "red").save(tmp_path / name)
+    probes = Probes.from_folder(tmp_path)
+    assert probes.ids == ("a.png", "b.png")
+    trainer = fit(three(probes=str(tmp_path)))
+    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [6, 12]

@@ -1,0 +1,303 @@
+"""Laws 2, 3 and 4: what holds for every method, target, objective and canvas. Something new is one more row."""
+
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lightning_convviz import layers
+from lightning_convviz.ascent import OBJECTIVES, ascend, patterns, resolve
+from lightning_convviz.cams import METHODS, Explanation, heatmaps, look
+from lightning_convviz.canvas import Box, Canvas, FourierCanvas, PixelCanvas, generators
+from lightning_convviz.isolation import isolated
+from lightning_convviz.targets import TARGETS, contrast, label, predicted
+
+# -- the tables -------------------------------------------------------------------------------------------------------
+
+
+def gradcam_loop(A, G):
+    """Selvaraju et al. 2017, eqs. 1 and 2 without the ReLU."""
+    n, c, y, x = A.shape
+    L = A.new_zeros(n, y, x)
+    for i in range(n):
+        for k in range(c):
+            alpha = sum(G[i, k, u, v] for u in range(y) for v in range(x)) / (y * x)
+            L[i] += alpha * A[i, k]
+    return L
+
+
+def hirescam_loop(A, G):
+    """Draelos and Carin 2020, eq. 5."""
+    n, c, y, x = A.shape
+    L = A.new_zeros(n, y, x)
+    for i in range(n):
+        for k in range(c):
+            for u in range(y):
+                for v in range(x):
+                    L[i, u, v] += G[i, k, u, v] * A[i, k, u, v]
+    return L
+
+
+def mean_loop(maps, blank):
+    n, y, x = maps.shape
+    values = []
+    for i in range(n):
+        inner = [maps[i, u, v] for u in range(2, y - 2) for v in range(2, x - 2)]
+        values.append(sum(inner) / len(inner))
+    return torch.stack(values)
+
+
+def rise_loop(maps, blank):
+    n, y, x = maps.shape
+    level, values = mean_loop(blank, blank), []
+    for i in range(n):
+        above = [maps[i, u, v] - level[i] for u in range(2, y - 2) for v in range(2, x - 2)]
+        values.append(sum(a if a > 0 else a / 10 for a in above) / len(above))
+    return torch.stack(values)
+
+
+CAMS = {"gradcam": gradcam_loop, "hirescam": hirescam_loop}
+AIMS = {"mean": mean_loop, "rise": rise_loop}
+SCORES = {
+    "predicted": "predicted",
+    "one class": 2,
+    "own class": torch.tensor([3, 0, 1, 2]),
+    "contrast": contrast(predicted, label(0)),
+    "function": lambda logits: logits.square().sum(1),
+}
+CANVASES = [PixelCanvas, FourierCanvas]
+
+
+def test_the_tables_are_complete():
+    assert CAMS.keys() == METHODS.keys()
+    assert AIMS.keys() == OBJECTIVES.keys()
+    assert SCORES.keys() >= TARGETS.keys()
+    assert set(CANVASES) == set(Canvas.__subclasses__())
+
+
+# -- law 2: no trace --------------------------------------------------------------------------------------------------
+
+
+def draws_heatmaps(net, images):
+    heatmaps(net, images, layer=["conv2", "relu2"])
+
+
+def draws_heatmaps_of_the_layer_it_finds(net, images):
+    heatmaps(net, images)
+
+
+def draws_patterns(net, images):
+    patterns(net, "conv2", [0, 1], like=images, steps=2)
+
+
+def records(net, images):
+    with isolated(net), layers.record(net, ["conv1", "conv2"], differentiable=["conv2"]):
+        net(images.clone())
+
+
+def records_until_it_has_all(net, images):
+    with isolated(net), layers.record(net, ["conv2"], differentiable=["conv2"], stop=True):
+        net(images.clone())
+
+
+def surveys(net, images):
+    with isolated(net):
+        layers.survey(net, lambda: net(images.clone()))
+
+
+def differentiates(net, images):
+    with isolated(net):
+        torch.autograd.grad(net(images.clone()).sum(), net.conv2.weight)
+
+
+LOOKS = [
+    draws_heatmaps, draws_heatmaps_of_the_layer_it_finds, draws_patterns, records, records_until_it_has_all, surveys,
+    differentiates,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["ok", "forward raises"])
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("look_at", LOOKS)
+def test_a_look_leaves_no_trace(busy, images, leaves_no_trace, look_at, mode, fails):
+    net = busy(fails=fails)
+    net.bn1.eval()
+    net.conv1.weight.requires_grad_(False)
+    net.head.weight.grad = torch.ones_like(net.head.weight)
+    with mode(), leaves_no_trace(net):
+        if fails:
+            with pytest.raises(RuntimeError, match="the forward failed"):
+                look_at(net, images.clone())
+        else:
+            look_at(net, images.clone())
+
+
+@pytest.mark.parametrize("look_at", [records, records_until_it_has_all, surveys])
+def test_hooks_alone_leave_no_trace_in_an_evaluated_model(tiny, images, leaves_no_trace, look_at, monkeypatch):
+    monkeypatch.setattr("test_laws.isolated", lambda net: torch.no_grad())
+    net = tiny().eval()
+    with leaves_no_trace(net):
+        look_at(net, images)
+
+
+DEEDS = {
+    "value of conv1.weight": lambda net: net.conv1.weight.data.add_(1),
+    "value of bn1.running_mean": lambda net: net.bn1.running_mean.add_(1),
+    "grad of conv2.weight": lambda net: net(torch.ones(2, 3, 8, 8)).sum().backward(),
+    "requires_grad of head.bias": lambda net: net.head.bias.requires_grad_(False),
+    "training of 'bn2'": lambda net: net.bn2.eval(),
+    "calls of ''": lambda net: setattr(net, "calls", 9),
+    "seen of ''": lambda net: net.seen.append(1),
+    "new of ''": lambda net: setattr(net, "new", 9),
+    "number of _forward_hooks of 'conv1'": lambda net: net.conv1.register_forward_hook(lambda *_: None),
+    "number of _backward_hooks of 'head'": lambda net: net.head.register_full_backward_hook(lambda *_: None),
+    "Python's RNG": lambda net: random.random(),
+    "NumPy's RNG": lambda net: np.random.rand(),
+    "torch's RNG": lambda net: torch.rand(1),
+    "grad, inference and anomaly mode": lambda net: torch.set_grad_enabled(False),
+}
+
+
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("trace", DEEDS)
+def test_the_watch_sees_each_kind_of_trace(busy, leaves_no_trace, trace, raises):
+    net = busy()
+    with torch.enable_grad(), pytest.raises(pytest.fail.Exception, match=re.escape(trace)), leaves_no_trace(net):  # noqa: PT012
+        DEEDS[trace](net)
+        if raises:
+            raise RuntimeError("the block failed")
+
+
+# -- law 3: the paper is the oracle -----------------------------------------------------------------------------------
+
+
+def maps_and_gradients(net, images, score):
+    """`A` after the last ReLU and `∂S/∂A`, by plain autograd."""
+    net.eval()
+    A = net.features(images).detach().requires_grad_()
+    logits = net.head(net.pool(A).flatten(1))
+    (G,) = torch.autograd.grad(score(logits).sum(), A)
+    return A.detach(), G
+
+
+@pytest.mark.parametrize("method", CAMS)
+@pytest.mark.parametrize("head", ["pooled", "positional"])
+def test_a_method_is_what_its_paper_says(tiny, images, method, head):
+    net, images = tiny().double(), images.double()
+    if head == "positional":  # a head whose gradient differs from place to place
+        net.pool, net.head = nn.GELU(), nn.Linear(6 * 6 * 8, 5).double()
+    A, G = maps_and_gradients(net, images, predicted)
+    expected = CAMS[method](A, G)
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(METHODS[method](A, G), expected, atol=1e-10, rtol=0)
+    with isolated(net):
+        (found,) = look(net, images, explanations=[Explanation("relu2", method=method)]).maps
+    torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("method", CAMS)
+def test_under_pooling_and_a_linear_head_a_map_is_cam_over_its_positions(tiny, images, method):
+    net, images = tiny().double(), images.double()
+    A, _ = maps_and_gradients(net, images, predicted)
+    cam = torch.einsum("c,ncyx->nyx", net.head.weight[3].detach(), A)  # Zhou et al. 2016, eq. 2
+    with isolated(net):
+        (found,) = look(net, images, explanations=[Explanation("relu2", 3, method)]).maps
+    torch.testing.assert_close(found, cam / (6 * 8), atol=1e-14, rtol=1e-14)
+
+
+@pytest.mark.parametrize("target", sorted(SCORES.keys() - {"function"}))  # a square is not linear
+def test_hirescam_sums_to_the_score_for_a_linear_head_without_bias(tiny, images, target):
+    net, images = tiny(bias=False).double(), images.double()
+    with isolated(net):
+        seen = look(net, images, explanations=[Explanation("relu2", SCORES[target], "hirescam")])
+    scores = {
+        "predicted": seen.logits.amax(1),
+        "one class": seen.logits[:, 2],
+        "own class": seen.logits[[0, 1, 2, 3], [3, 0, 1, 2]],
+        "contrast": seen.logits.amax(1) - seen.logits[:, 0],
+    }
+    torch.testing.assert_close(seen.maps[0].sum((1, 2)), scores[target], atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("name", AIMS)
+def test_an_objective_is_what_its_formula_says(name):
+    maps, blank = torch.randn(2, 3, 4, 9, 10, dtype=torch.float64)
+    channels = [2, 0, 2]
+    objective = resolve(name)(channels)
+    own = torch.stack([maps[i, channel] for i, channel in enumerate(channels)])
+    level = torch.stack([blank[i, channel] for i, channel in enumerate(channels)])
+    torch.testing.assert_close(objective(blank), AIMS[name](level, level), atol=1e-10, rtol=0)
+    torch.testing.assert_close(objective(maps), AIMS[name](own, level), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("name", AIMS)
+@pytest.mark.parametrize(("size", "border"), [((7, 9), 0), ((8, 8), 2), ((1, 1), 0)])
+def test_small_maps_keep_their_border(name, size, border):
+    maps = torch.zeros(1, 1, *size)
+    objective = resolve(name)([0])
+    objective(maps)
+    maps[0, 0, 0, 0] = 1
+    assert (objective(maps).item() == 0) == (border > 0)
+
+
+# -- law 4: images don't mix ------------------------------------------------------------------------------------------
+
+ORDER = [2, 0, 3, 1]
+
+
+@pytest.mark.parametrize("method", CAMS)
+@pytest.mark.parametrize("target", SCORES)
+def test_heatmaps_of_a_batch_are_those_of_its_images(tiny, images, method, target):
+    net, images, target = tiny().double(), images.double(), SCORES[target]
+    own = target if isinstance(target, torch.Tensor) else None
+    options = {"method": method, "layer": "relu1", "signed": True}
+    batch = heatmaps(net, images, target=target, **options)
+    for i in range(4):
+        single = heatmaps(net, images[i : i + 1], target=target if own is None else own[i : i + 1], **options)
+        torch.testing.assert_close(batch[i : i + 1], single, atol=1e-12, rtol=0)
+    permuted = heatmaps(net, images[ORDER], target=target if own is None else own[ORDER], **options)
+    torch.testing.assert_close(permuted, batch[ORDER], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("objective", AIMS)
+def test_patterns_of_a_batch_are_those_of_its_channels(tiny, images, objective):
+    net, options = tiny().double(), {"like": images.double(), "steps": 16, "objective": objective}
+    batch = patterns(net, "conv2", [0, 1, 2, 3], **options)
+    for i in range(4):
+        single = patterns(net, "conv2", [i], **options)
+        torch.testing.assert_close(single.images[0], batch.images[i], atol=1e-6, rtol=0)
+        torch.testing.assert_close(single.activations[0], batch.activations[i], atol=1e-6, rtol=0)
+    permuted = patterns(net, "conv2", ORDER, **options)
+    torch.testing.assert_close(permuted.images, batch.images[ORDER], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("objective", AIMS)
+def test_in_single_precision_they_agree_by_objective_and_correlation(net, images, objective):
+    options = {"like": images, "steps": 32, "objective": objective}
+    batch = patterns(net, "conv2", [0, 2, 3, 4, 5], **options)
+    singles = [patterns(net, "conv2", [channel], **options) for channel in (0, 2, 3, 4, 5)]
+    values = torch.cat([single.activations for single in singles])
+    assert (values / batch.activations - 1).abs().max() < 0.1
+    both = zip(batch.images, (single.images[0] for single in singles), strict=True)
+    assert torch.stack([torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1] for a, b in both]).median() > 0.9
+
+
+@pytest.mark.parametrize("objective", AIMS)
+def test_the_same_seed_gives_the_same_picture(net, images, objective):
+    one, other = (patterns(net, "bn2", [0, 1], like=images, steps=8, objective=objective) for _ in range(2))
+    assert torch.equal(one.images, other.images)
+    assert torch.equal(one.activations, other.activations)
+
+
+@pytest.mark.parametrize("canvas", CANVASES)
+def test_ascent_of_a_batch_is_that_of_its_images(tiny, canvas):
+    net = tiny().double().eval()
+    bound = torch.full((3,), 2.0, dtype=torch.float64)
+    within = Box(-bound, bound, torch.eye(3, dtype=torch.float64))
+    together, alone = (canvas((9, 8), within, generators(seeds)) for seeds in ([1, 2, 3], [2]))
+    for images in (together, alone):
+        ascend(lambda images: net.conv2(net.conv1(images))[:, 0].square().mean((1, 2)), images, steps=20)
+    torch.testing.assert_close(together()[1:2], alone(), atol=1e-6, rtol=0)

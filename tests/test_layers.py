@@ -1,0 +1,208 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_convviz import layers
+
+
+class Shared(nn.Module):
+    """Calls one convolution twice; holds one that it never calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.idle = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, images):
+        return self.conv(self.conv(images).relu())
+
+
+def test_names_are_free_of_wrapper_parts(net):
+    names = layers.named(nn.ModuleDict({"net": torch.compile(net, backend="eager")}))
+    assert "net.conv1" in names
+    assert not any("_orig_mod" in name for name in names)
+    assert names["net"] is net, "the content, not the wrapper"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ("conv1", ["conv1"]),
+        ("conv*", ["conv1", "conv2"]),
+        (nn.ReLU, ["relu1", "relu2"]),
+        (["relu2", "*1"], ["relu2", "conv1", "bn1", "relu1"]),
+        (["conv1", "conv*", nn.Conv2d], ["conv1", "conv2"]),
+        ("_orig_mod.conv1", ["conv1"]),
+    ],
+)
+def test_layers_are_found_by_name_glob_and_type_each_once(net, wanted, found):
+    assert layers.find(net, wanted) == found
+
+
+def test_an_unknown_layer_is_an_error_that_offers_the_nearest(net):
+    with pytest.raises(ValueError, match=r"`layers` is 'conv3', which `TinyNet` does not have. Did you mean 'conv"):
+        layers.find(net, "conv3")
+    with pytest.raises(ValueError, match=r"`wants` is 'zzz'.*Its layers begin \['conv1'"):
+        layers.find(net, "zzz", argument="wants")
+    with pytest.raises(ValueError, match="which `TinyNet` does not have"):
+        layers.find(net, nn.Conv3d)
+
+
+def test_one_layer_means_one(net):
+    assert layers.find_one(net, "he*") == "head"
+    with pytest.raises(ValueError, match=r"`layer` is 'conv\*', which stands for 2 layers"):
+        layers.find_one(net, "conv*")
+
+
+def test_what_is_recorded_is_not_overwritten_by_an_inplace_relu(net, images):
+    net.eval()
+    with layers.record(net, ["bn1", "relu1"]) as outputs:
+        net(images)
+    assert outputs["bn1"].min() < 0
+    assert torch.equal(outputs["relu1"], outputs["bn1"].relu())
+
+
+def test_recording_does_not_change_the_output(net, images):
+    net.eval()
+    plain = net(images)
+    with layers.record(net, ["conv1", "bn2", "head"], differentiable=["bn2"]):
+        assert torch.equal(net(images), plain)
+
+
+def test_autograd_starts_at_the_first_differentiable_layer(net, images):
+    with torch.no_grad(), layers.record(net.eval(), ["conv1", "conv2"], differentiable=["conv2"]) as outputs:
+        logits = net(images)
+        assert torch.is_grad_enabled(), "so that the rest of the forward is recorded"
+    assert logits.requires_grad
+    assert outputs["conv2"].is_leaf
+    assert not outputs["conv1"].requires_grad
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad])
+def test_recording_puts_the_grad_mode_back(net, images, mode):
+    with mode():
+        before = torch.is_grad_enabled()
+        with layers.record(net, ["conv1"], differentiable=["conv1"], stop=True):
+            net(images)
+        assert torch.is_grad_enabled() is before
+
+
+def test_stop_ends_the_forward_when_all_have_run(net, images):
+    ran = []
+    net.conv2.register_forward_hook(lambda *_: ran.append("conv2"))
+    with layers.record(net, ["relu1", "bn1"], stop=True) as outputs:
+        net(images)
+        pytest.fail("the forward went on")
+    assert set(outputs) == {"relu1", "bn1"}
+    assert not ran
+
+
+def test_stop_gets_past_a_forward_that_catches_exceptions(images):
+    class Careful(nn.Sequential):
+        def forward(self, images):
+            try:
+                return super().forward(images)
+            except Exception:
+                return None
+
+    model = Careful(nn.ReLU())
+    with layers.record(model, ["0"], stop=True):
+        model(images)
+        pytest.fail("the forward went on")
+
+
+def test_a_layer_that_runs_twice_is_recorded_at_its_last_call(images):
+    model = Shared()
+    with layers.record(model, ["conv"]) as outputs:
+        result = model(images)
+    assert torch.equal(outputs["conv"], result)
+    with layers.record(model, ["conv"], stop=True) as outputs:
+        model(images)
+    assert torch.equal(outputs["conv"], model.conv(images))
+
+
+def test_recording_names_its_errors(net, images):
+    with pytest.raises(ValueError, match="`layers` is 'conv9'"), layers.record(net, ["conv9"]):
+        pass
+    rnn = nn.Sequential(nn.LSTM(16, 2))
+    with pytest.raises(TypeError, match=r"layer '0' returns a tuple. Choose a layer that returns a tensor"):  # noqa: SIM117
+        with layers.record(rnn, ["0"]):
+            rnn(images[0])
+    with layers.record(Shared(), ["idle"]) as outputs:
+        pass
+    with pytest.raises(ValueError, match=r"layers \['idle'\] never ran in this forward"):
+        layers.require(outputs, ["idle"])
+
+
+def test_a_survey_tells_what_ran_in_which_order(net, images):
+    runs = layers.survey(net, lambda: net(images))
+    assert list(runs) == ["conv1", "bn1", "relu1", "conv2", "bn2", "relu2", "dropout", "pool", "head"]
+    assert runs["conv2"].shape == (4, 6, 6, 8)
+    assert runs["conv2"].is_map
+    assert not runs["pool"].is_map, "one position is no map"
+    assert not runs["head"].is_map
+    assert runs["conv1"].then == ("bn1", 1)
+
+
+def test_a_survey_counts_calls_and_moves_repeaters_to_the_end(images):
+    model = nn.Sequential(shared := nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), shared)
+    runs = layers.survey(model, lambda: model(images))
+    assert list(runs) == ["1", "0"]
+    assert runs["0"].calls == 2
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ([nn.BatchNorm2d(4), nn.ReLU(inplace=True)], "2"),
+        ([nn.ReLU(), nn.MaxPool2d(2)], "1"),
+        ([nn.Conv2d(4, 4, 1), nn.ReLU()], "0"),
+        ([nn.Dropout(), nn.GELU(), nn.Flatten()], "2"),
+    ],
+)
+def test_a_value_has_settled_after_normalization_and_nonlinearity(images, after, expected):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), *after)
+    assert layers.settled(layers.survey(model, lambda: model(images)), "0") == expected
+
+
+def test_a_shared_relu_settles_nothing_before_its_last_call(images):
+    relu = nn.ReLU()
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), relu, nn.Conv2d(3, 3, 1), relu)
+    runs = layers.survey(model, lambda: model(images))
+    assert layers.settled(runs, "0") == "0", "the relu recorded later is not this one's"
+    assert layers.settled(runs, "2") == "1"
+
+
+def test_a_functional_relu_settles_nothing(images):
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.pool = nn.Conv2d(3, 3, 1), nn.Identity()
+
+        def forward(self, images):
+            return self.pool(F.relu(self.conv(images)))
+
+    model = Functional()
+    assert layers.settled(layers.survey(model, lambda: model(images)), "conv") == "conv"
+
+
+def test_auto_layers_are_convolutions_spread_over_depth(images):
+    model = nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(4)), nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 2, 1))
+    runs = layers.survey(model, lambda: model(images))
+    assert layers.convolutions(runs, count=2) == ["0", "3"], "the 1 x 1 map at the end is none"
+    assert layers.convolutions(runs, count=9) == ["0", "1", "2", "3"]
+    assert layers.last_map(runs) == "3"
+
+
+def test_auto_says_when_there_is_no_map(images):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 16, 2))
+    runs = layers.survey(model, lambda: model(images))
+    with pytest.raises(ValueError, match='`layers` is "auto", but no convolution'):
+        layers.convolutions(runs, count=3)
+    with pytest.raises(ValueError, match='`layer` is "auto", but no layer returned a map'):
+        layers.last_map(runs)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, [0]), (2, [0, 9]), (4, [0, 3, 6, 9]), (99, list(range(10)))])
+def test_spread_keeps_both_ends(count, expected):
+    assert layers.spread(range(10), count) == expected

@@ -1,0 +1,146 @@
+"""Probes: where they come from, what is refused, and what a batch is read as."""
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import ConcatDataset, Dataset, Subset
+from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, ToTensor
+
+from lightning_convviz import Probes, batches, probes
+
+
+class Items(Dataset):
+    classes = ("ant", "bee")
+
+    def __init__(self, transform=None):
+        self.transform = transform
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        image = torch.full((3, 4, 5), index / 10)
+        return (self.transform(image) if self.transform else image), index % 2
+
+
+def test_labels_and_names():
+    found = Probes(torch.rand(2, 3, 4, 4), [1, 0], ["cat", "dog"])
+    assert [found.name(int(label)) for label in found.labels] == ["dog", "cat"]
+    assert Probes(torch.rand(1, 3, 4, 4)).name(7) == "class 7"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"labels": [0, 1, 1]}, r"`labels` has shape \(3,\) and type torch.int64. Give 2 integers"),
+        ({"labels": torch.tensor([0.0, 1.0])}, "type torch.float32"),
+        ({"labels": [-1, 0]}, "Labels go from 0"),
+        ({"labels": [0, 2], "class_names": ["a", "b"]}, "Labels go from 0 to 1"),
+        ({"mean": [0.5]}, "Give both or neither"),
+        ({"mean": [0.5, 0.5], "std": [1.0, 1.0]}, "`mean` has 2 numbers for 3 channels"),
+        ({"mean": [0.5], "std": [0.0]}, "`std` is .*greater than 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Probes(torch.rand(2, 3, 4, 4), **arguments)
+
+
+def test_mean_and_std_undo_the_normalization_for_display_only():
+    images = torch.rand(2, 3, 4, 4)
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
+    normalized = Normalize(mean, std)(images)
+    found = Probes(normalized, mean=mean, std=std)
+    assert torch.equal(found.images, normalized)
+    torch.testing.assert_close(found.shown(), images)
+
+
+def test_from_dataset_keeps_indices_and_finds_names_and_normalization():
+    dataset = Subset(ConcatDataset([Items(Compose([Normalize([0.5], [0.25])]))]), range(6))
+    found = Probes.from_dataset(dataset, [4, 1])
+    assert (found.ids, found.labels.tolist(), found.class_names) == ((4, 1), [0, 1], ["ant", "bee"])
+    torch.testing.assert_close(found.shown()[:, 0, 0, 0], torch.tensor([0.4, 0.1]))
+
+
+@pytest.mark.parametrize(("indices", "message"), [([], "`indices` is empty"), ([6], "items 0 to 5")])
+def test_unknown_indices_are_refused(indices, message):
+    with pytest.raises(ValueError, match=message):
+        Probes.from_dataset(Items(), indices)
+
+
+def test_reading_a_data_set_with_random_transforms_takes_nothing_from_the_generator():
+    before = torch.get_rng_state()
+    Probes.from_dataset(Items(RandomHorizontalFlip()), [0, 1, 2])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("given", [torch.rand(2, 3, 4, 4), (torch.rand(2, 3, 4, 4), [0, 1]), (Items(), [0, 1])])
+def test_probes_may_be_given_in_short(given):
+    assert len(probes.of(given)) == 2
+
+
+def test_a_folder_of_pictures(tmp_path):
+    for name, color in (("b.png", "red"), ("a.jpg", "blue")):
+        Image.new("RGB", (5, 4), color).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    found = Probes.from_folder(tmp_path)
+    assert found.ids == ("a.jpg", "b.png")
+    assert found.images[1, :, 0, 0].tolist() == [1, 0, 0]
+    assert len(Probes.from_folder(str(tmp_path), transform=Compose([ToTensor(), Normalize([0.5], [0.5])]))) == 2
+
+
+def test_folders_that_hold_no_pictures_broken_or_ragged_ones(tmp_path):
+    with pytest.raises(ValueError, match="where there are no pictures"):
+        Probes.from_folder(tmp_path)
+    Image.new("RGB", (5, 4)).save(tmp_path / "a.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"b.png has shape \(3, 4, 4\), a.png has \(3, 4, 5\). Give a transform"):
+        Probes.from_folder(tmp_path)
+    (tmp_path / "b.png").write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match="'b.png', which can't be read as a picture"):
+        Probes.from_folder(tmp_path)
+
+
+def test_take_keeps_everything_together():
+    found = Probes(torch.rand(3, 3, 4, 4), [0, 1, 2], ids="xyz", others={"age": torch.arange(3.0)}).take([2, 0])
+    assert (found.labels.tolist(), found.ids, found.others["age"].tolist()) == ([2, 0], ("z", "x"), [2.0, 0.0])
+
+
+IMAGES, LABELS = torch.rand(4, 3, 5, 5), torch.tensor([1, 0, 2, 2])
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (IMAGES, LABELS),
+        [IMAGES, LABELS[:, None]],
+        {"image": IMAGES, "label": LABELS},
+        {"mask": torch.rand(4, 1, 5, 5), "pixel_values": IMAGES, "index": torch.arange(4), "labels": LABELS},
+        (torch.arange(4).float(), IMAGES, LABELS),
+    ],
+)
+def test_batches_in_many_forms(batch):
+    images, labels, _ = batches.read(batch)
+    assert images is IMAGES
+    assert labels.tolist() == LABELS.tolist()
+
+
+@pytest.mark.parametrize("labels", [torch.rand(4), torch.rand(4, 5), torch.ones(4, dtype=torch.bool)])
+def test_what_is_no_class_index_is_no_label(labels):
+    assert batches.read((IMAGES, labels))[1] is None
+
+
+@pytest.mark.parametrize("batch", [IMAGES.byte(), {"tokens": torch.ones(4, 7)}, [], "text"])
+def test_batches_without_images_are_refused(batch):
+    with pytest.raises(ValueError, match="without images.*Give `probes=`"):
+        batches.read(batch)
+
+
+def test_further_inputs_go_to_the_forward_by_name_or_place():
+    found = Probes(IMAGES, others={"age": LABELS.float(), 2: LABELS})
+    assert list(found.arguments(lambda images: None)) == []
+    assert found.arguments(lambda images, age: None)["age"] is found.others["age"]
+    assert found.arguments(lambda images, kind: None)["kind"] is LABELS
+    assert list(found.arguments(lambda images, scale=2.0: None)) == []
+    with pytest.raises(ValueError, match="forward needs 'sex' beside the images"):
+        found.arguments(lambda images, kind, sex: None)

@@ -1,0 +1,77 @@
+"""The writer thread and the table of loggers."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from lightning_convviz import sinks
+from lightning_convviz.render import Picture, Sheet, rgb
+
+
+def picture() -> Picture:
+    sheet = Sheet(100)
+    block = sheet.tiles(rgb(torch.rand(2, 3, 8, 8)), columns=2)
+    return sheet.picture(main=block, colormap=None, legend="How to read it.", about={"kind": "test"})
+
+
+class Logger:
+    """Records what its sink is given."""
+
+
+@pytest.fixture
+def written(monkeypatch):
+    files = []
+    monkeypatch.setattr(sinks, "SINKS", {"Logger": lambda logger, each: files.append(each)})
+    return files
+
+
+def drawing(step: int) -> sinks.Drawing:
+    return sinks.Drawing("test", 0, step, {"test/a": picture()})
+
+
+def test_a_sink_is_found_by_the_name_of_the_class_or_of_one_it_inherits_from(written):
+    class Mine(Logger):
+        pass
+
+    assert sinks.find(Mine()) is sinks.SINKS["Logger"]
+    assert sinks.find(object()) is None
+
+
+def test_drawings_are_written_in_order_and_the_thread_ends(written):
+    writer = sinks.Writer()
+    for step in range(5):
+        writer.submit([Logger()], [drawing(step)])
+        assert writer.drain()
+    assert [each.drawing.step for each in written] == list(range(5))
+    assert written[0].images["test/a"].data.startswith(b"\x89PNG")
+    assert not any(thread.name == "convviz-writer" for thread in threading.enumerate())
+
+
+def test_draining_gives_up_after_its_time(monkeypatch):
+    gate = threading.Event()
+    monkeypatch.setattr(sinks, "SINKS", {"Logger": lambda logger, files: gate.wait(10)})
+    writer = sinks.Writer()
+    writer.submit([Logger()], [drawing(1)])
+    start = time.monotonic()
+    assert not writer.drain(timeout=0.05)
+    assert time.monotonic() - start < 5
+    gate.set()
+    assert writer.drain()
+
+
+def test_one_logger_that_fails_does_not_keep_the_others_from_theirs(monkeypatch, written):
+    class Broken(Logger):
+        pass
+
+    def fail(logger, files):
+        raise OSError("no space left")
+
+    monkeypatch.setitem(sinks.SINKS, "Broken", fail)
+    writer = sinks.Writer()
+    writer.submit([Broken(), Logger()], [drawing(1)])
+    writer.drain()
+    assert len(written) == 1
+    assert writer.complaints() == ["test at step 1: OSError: no space left"]
+    assert writer.complaints() == []
