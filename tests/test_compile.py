@@ -62,7 +62,7 @@ def test_the_builtin_eager_backend_works_too(tiny, images):
     torch.compiler.reset()
     net = torch.compile(tiny(), backend="eager")
     net(images)
-    assert torch.equal(heatmaps(net, images), heatmaps(tiny(), images))
+    assert torch.equal(heatmaps(net, images), heatmaps(twin(net, tiny), images))
     torch.compiler.reset()
 
 

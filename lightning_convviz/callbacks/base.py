@@ -142,7 +142,7 @@ class Watcher(_lightning.Callback):
             return
         self.due = self._is_due(trainer)
         if self._leads:
-            self._session.open(pl_module)
+            self._safely(partial(self._session.open, pl_module), raises=False)
 
     @override
     def on_validation_batch_start(

@@ -30,6 +30,7 @@ class Session:
         self.writer = sinks.Writer()
         self.pending: list[sinks.Drawing] = []
         self._passed: Probes | None = None
+        self._unreadable: ValueError | None = None
         self._receiver: str | None = None
         self._settled = False
         self._scenes: dict[tuple[int, int, int], Scene] = {}
@@ -82,7 +83,11 @@ class Session:
         if self._settled or have >= wanted or loader != 0:
             return
         with torch.inference_mode(False), torch.no_grad():
-            images, labels, others = batches.read(batch)
+            try:
+                images, labels, others = batches.read(batch)
+            except ValueError as error:
+                self._unreadable = error
+                return
             rows = batches.spread_classes(labels, len(images), wanted - have)
             images = images.detach().clone()
             new = Probes(images, labels, others={key: other.clone() for key, other in others.items()}).take(rows)
@@ -121,7 +126,8 @@ class Session:
 
     def _scene(self, watcher: "Watcher", trainer: Any, module: Any) -> Scene:
         chosen = self._probes(watcher)
-        images = _lightning.as_input(trainer, chosen.images.to(module.device))
+        wide = torch.float64 if module.dtype == torch.float64 else torch.float32
+        images = _lightning.as_input(trainer, chosen.images.to(module.device, wide))
         others = {name: other.to(module.device) for name, other in chosen.others.items()}
         chosen = replace(chosen, images=images, others=others, space=chosen.space or estimated(images))
         call = self._forward(watcher.forward_, module)
@@ -134,7 +140,7 @@ class Session:
         if watcher.given is not None:
             return watcher.given
         if self._passed is None:
-            raise ValueError("no validation batch with images has passed. Give `probes=`.")
+            raise self._unreadable or ValueError("no validation batch with images has passed. Give `probes=`.")
         return self._passed.take(range(min(watcher.num_probes, len(self._passed))))
 
     def _forward(self, given: str | Callable[..., Any] | None, module: Any) -> Callable[..., Any]:

@@ -385,6 +385,21 @@ def test_a_module_without_forward_is_watched_where_the_images_go_in(fit, tiny):
     assert not any(part._forward_pre_hooks for part in module.modules())
 
 
+def test_a_batch_without_images_is_told_of_before_training(fit, counted):
+    class Module(type(counted)):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.log("val_loss", batch[0].float().mean())
+
+    val = DataLoader(data(20).tensors[1], batch_size=4)
+    with pytest.raises(ValueError, match="the validation batch is a Tensor without images"):
+        fit([GradCAMLogger()], module=Module(counted.net), val=val)
+
+
+def test_probes_of_double_precision_fit_a_net_of_single_precision(fit):
+    trainer = fit([GradCAMLogger(probes=torch.rand(2, 3, 12, 16, dtype=torch.float64), on_error="raise")])
+    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [6, 12]
+
+
 @pytest.mark.parametrize("forward", ["net", lambda module, images: {"logits": module.net(images)}], ids=["name", "own"])
 def test_forward_can_be_given(fit, forward):
     trainer = fit(three(forward=forward))
