@@ -246,13 +246,21 @@ def settled(runs: Mapping[str, Run], name: str) -> str:
 def convolutions(runs: Mapping[str, Run], *, count: int) -> list[str]:
     """Up to `count` convolutions with a spatial map, evenly spread over depth, the first and the last included.
 
+    Strided 1 x 1 convolutions, the projections around a residual block, do not count.
+
     Raises:
         ValueError: where no convolution with a map larger than 1 x 1 ran.
     """
-    names = [name for name, run in runs.items() if isinstance(run.module, nn.modules.conv._ConvNd) and run.is_map]
+    names = [name for name, run in runs.items() if run.is_map and _looks_around(run.module)]
     if not names:
         raise ValueError('`layers` is "auto", but no convolution with a map of over 1 x 1 ran. Name the layers.')
     return spread(names, count)
+
+
+def _looks_around(module: nn.Module) -> bool:
+    if not isinstance(module, nn.modules.conv._ConvNd):
+        return False
+    return max(module.kernel_size) > 1 or max(module.stride) == 1
 
 
 def last_map(runs: Mapping[str, Run]) -> str:

@@ -72,6 +72,16 @@ def test_bfloat16_agrees_within_rounding(tiny, images):
     assert (rounded - expected).abs().max() < 0.05 * expected.abs().max()
 
 
+def test_autocast_agrees_within_rounding_and_the_user_s_gradients_still_come(net, images):
+    expected = heatmaps(net, images, target=0, signed=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = heatmaps(net, images, target=0, signed=True)
+        net(images).sum().backward()
+    assert rounded.dtype == torch.float32
+    assert (rounded - expected).abs().max() < 0.05 * expected.abs().max()
+    assert all(parameter.grad is not None for parameter in net.parameters()), "autocast caches weights"
+
+
 def test_double_in_double_out(tiny, images):
     maps = heatmaps(tiny().double(), images.double())
     assert maps.dtype == torch.float64

@@ -113,6 +113,14 @@ def test_what_was_bound_deleted_or_filled_inside_is_as_before(net):
     assert net.shared is net.bn1.running_mean
 
 
+def test_it_can_be_nested(net, images, leaves_no_trace):
+    with leaves_no_trace(net), isolated(net):
+        with isolated(net):
+            net(images)
+        assert not net.training
+        assert torch.is_grad_enabled()
+
+
 def test_anomaly_detection_and_autotuning_are_off_inside(net, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     with torch.autograd.set_detect_anomaly(True, check_nan=False), isolated(net):

@@ -1,6 +1,7 @@
 """Lay tiles and captions out on a page, and keep what every tile shows beside its pixels."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -244,12 +245,13 @@ class Sheet:
 
 
 def near_square(count: int) -> int:
-    """How many columns make a grid of `count` tiles nearly square, rather wide than tall.
+    """How many columns make a grid of `count` tiles nearly square, rather wide than tall, and full where possible.
 
-    >>> [near_square(count) for count in (1, 8, 16, 64, 60)]
-    [1, 3, 4, 8, 8]
+    >>> [near_square(count) for count in (1, 8, 13, 16, 32, 64)]
+    [1, 4, 4, 4, 8, 8]
     """
-    return int(-(-(count**0.5) // 1))
+    side = math.isqrt(count - 1) + 1
+    return next((columns for columns in range(side, 2 * side) if count % columns == 0), side)
 
 
 def numbers(values: Sequence[float]) -> list[str]:
