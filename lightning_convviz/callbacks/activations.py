@@ -14,7 +14,7 @@ from lightning_convviz.callbacks.base import Forward, Watcher, at_least
 from lightning_convviz.callbacks.scene import View, Wants
 from lightning_convviz.probes import Probes, ProbesLike
 from lightning_convviz.render import Picture, Sheet, colormap, encode_values, rgb
-from lightning_convviz.render.sheet import MARGIN, Block, near_square, numbers, zoom_for
+from lightning_convviz.render.sheet import GAP, MARGIN, Block, near_square, numbers, zoom_for
 
 LAYERS = 5  # what "auto" draws
 PIXELS = 150_000  # of maps in a picture: as palette PNG about 100 kB
@@ -119,9 +119,9 @@ class ActivationLogger(Watcher):
         channels, small = self._cut(maps)
         codes = encode_values(small, 0.0, top)
         w, columns = codes.shape[-1], near_square(len(channels))
-        across = min(len(codes), max(1, WIDEST // (w + 1)))
+        across = min(len(codes), max(1, WIDEST // (w + GAP)))
         zooms = zoom_for(w, columns), zoom_for(w, across)
-        sheet = Sheet(2 * MARGIN + max(columns * (w * zooms[0] + 1), across * (w * zooms[1] + 1)))
+        sheet = Sheet(2 * MARGIN + max(columns * (w * zooms[0] + GAP), across * (w * zooms[1] + GAP)))
         self._head(sheet, view, name, f"{len(channels)} of {maps.shape[1]} channels", maps, silent)
         sheet.scale_bar("0", numbers([top])[0], note="dark: 0 or less")
         grid = sheet.tiles(codes[0, channels], columns=columns, zoom=zooms[0])

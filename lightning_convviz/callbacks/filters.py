@@ -12,7 +12,7 @@ from lightning_convviz.callbacks.base import Forward, Watcher, at_least
 from lightning_convviz.callbacks.scene import View, Wants
 from lightning_convviz.probes import Probes, ProbesLike
 from lightning_convviz.render import Picture, Sheet, rgb
-from lightning_convviz.render.sheet import MARGIN, near_square, numbers, zoom_for
+from lightning_convviz.render.sheet import GAP, MARGIN, near_square, numbers, zoom_for
 
 LAYERS = 4  # what "auto" draws
 SIDE = 96  # patterns of larger inputs are made at this size: a filter's pattern repeats, and their cost is its square
@@ -123,12 +123,12 @@ class FilterPatternLogger(Watcher):
         tiles = rgb(space.display(found.images))
         columns = near_square(len(channels))
         zoom = zoom_for(tiles.shape[2], columns)
-        sheet = Sheet(2 * MARGIN + columns * (tiles.shape[2] * zoom + 2))
+        sheet = Sheet(2 * MARGIN + columns * (tiles.shape[2] * zoom + GAP))
         sheet.write(f"What excites filters of {name}", bold=True)
         sheet.write(view.moment)
         sheet.write(f"{len(channels)} of {view.runs[name].shape[1]} filters, {self.steps} steps from a blank image")
         sheet.write("below each: filter, mean activation")
-        grid = sheet.tiles(tiles, columns=columns, zoom=zoom, gap=2, below=sheet.line)
+        grid = sheet.tiles(tiles, columns=columns, zoom=zoom, below=sheet.line)
         activations = found.activations.tolist()
         for index, (channel, value) in enumerate(zip(channels, numbers(activations), strict=True)):
             x, y = grid.corner(index)

@@ -19,6 +19,7 @@ from lightning_convviz.render.color import LEVELS
 CARD = 350
 TEXT = 11
 MARGIN = 4
+GAP = 2  # between tiles
 
 INK = (34, 34, 34)
 RIGHT = (0, 128, 96)  # the green and the vermilion of Okabe and Ito, darkened: told apart by color-blind eyes
@@ -139,7 +140,7 @@ def zoom_for(tile: int, columns: int, *, width: int = CARD) -> int:
     >>> zoom_for(16, 8), zoom_for(48, 4), zoom_for(112, 8)
     (3, 2, 1)
     """
-    return max(1, round((width - 2 * MARGIN) / columns / (tile + 1)))
+    return max(1, round(((width - 2 * MARGIN) / columns - GAP) / tile))
 
 
 @dataclass
@@ -163,8 +164,8 @@ class Sheet:
 
     @property
     def text(self) -> int:
-        """The height of a caption's letters in pixels."""
-        return max(TEXT, round(TEXT * self.width / CARD))
+        """The height of a caption's letters in pixels; a pixel more where TensorBoard has to leave some out."""
+        return TEXT if self.width <= CARD else math.ceil(TEXT * self.width / CARD) + 1
 
     @property
     def line(self) -> int:
@@ -209,7 +210,7 @@ class Sheet:
         columns: int,
         zoom: int = 1,
         x: int = MARGIN,
-        gap: int = 1,
+        gap: int = GAP,
         above: int = 0,
         below: int = 0,
     ) -> Block:
