@@ -214,7 +214,7 @@ def _value(
 ) -> Float[Tensor, "n c y x"]:
     """The layer's output, checked, by a forward that stops there."""
     with layers_.record(model, [layer], stop=True) as recorded:
-        forward(images.to(_dtype(model)))
+        forward(images.to(_dtype(model), copy=True))  # the forward may write to them
     layers_.require(recorded, [layer])
     output = recorded[layer]
     if output.ndim != 4:

@@ -141,6 +141,27 @@ def test_hooks_alone_leave_no_trace_in_an_evaluated_model(tiny, images, leaves_n
         look_at(net, images)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_forward_that_writes_to_its_input_spoils_no_images(tiny, images, mode):
+    class Normalizing(tiny):
+        def forward(self, images):
+            return super().forward(images.sub_(0.5).mul_(2))
+
+    def out_of_place(images):
+        return net((images - 0.5) * 2)
+
+    net, inplace, before = tiny(), Normalizing(), images.clone()
+    expected = heatmaps(net, images, layer="relu2", forward=out_of_place)
+    excited = patterns(net, "conv2", [0], like=images, steps=3, forward=out_of_place)
+    with mode():
+        given = images.clone()
+        assert torch.equal(heatmaps(inplace, given, layer="relu2"), expected)
+        found = patterns(inplace, "conv2", [0], like=given, steps=3)
+    assert torch.equal(given, before)
+    assert torch.equal(found.images, excited.images)
+    assert torch.equal(found.activations, excited.activations)
+
+
 DEEDS = {
     "value of conv1.weight": lambda net: net.conv1.weight.data.add_(1),
     "value of bn1.running_mean": lambda net: net.bn1.running_mean.add_(1),

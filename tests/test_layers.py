@@ -194,6 +194,11 @@ def test_auto_layers_are_convolutions_spread_over_depth(images):
     assert layers.last_map(runs) == "3"
 
 
+def test_projections_around_residual_blocks_are_no_auto_layers(images):
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 4, 1, stride=2), nn.Conv2d(4, 4, 1))
+    assert layers.convolutions(layers.survey(model, lambda: model(images)), count=9) == ["0", "2"]
+
+
 def test_auto_says_when_there_is_no_map(images):
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 16, 2))
     runs = layers.survey(model, lambda: model(images))
