@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as L
 import torch
+from fits import Events
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -67,8 +68,5 @@ def test_the_demo_trains_draws_and_says_where_to_look(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"tensorboard --logdir {tmp_path} --samples_per_plugin images=1000" in done.stdout
-    sys.path.insert(0, str(ROOT / "tests" / "callbacks"))
-    from conftest_callbacks import Events
-
     (folder,) = {path.parent for path in tmp_path.glob("**/events*")}
     assert {tag.split("/")[0] for tag in Events(folder).tags} == {"activations", "filters", "gradcam"}

@@ -115,13 +115,13 @@ class Watcher(_lightning.Callback):
             )
         self._join(trainer)
         if self._leads:
-            _tell_about_loggers(trainer)
+            self._session.tell_about_loggers(trainer)
 
     @override
     def on_fit_start(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
         self.check(pl_module)
         if isinstance(self.forward_, str):
-            layers.find(pl_module, [self.forward_], argument="forward")
+            layers.find_one(pl_module, self.forward_, argument="forward")
         if self._leads and not trainer.enable_validation:
             _lightning.rank_zero_warn(
                 "lightning_convviz draws at validations, and this run has none (`limit_val_batches=0`, or no "
@@ -222,7 +222,7 @@ class Watcher(_lightning.Callback):
         return self._session.watchers[:1] == [self]
 
     def _active(self, trainer: Any) -> bool:
-        return bool(trainer.is_global_zero and self._failures < FAILURES and _has_eyes(trainer))
+        return bool(trainer.is_global_zero and self._failures < FAILURES and self._session.is_heard(trainer))
 
     def _is_due(self, trainer: Any) -> bool:
         if not self._active(trainer):
@@ -296,18 +296,3 @@ def at_least(argument: str, value: Any, lowest: int) -> None:
 
 def _probes(given: ProbesLike) -> Probes | None:
     return None if given is None else probes.of(given)
-
-
-def _has_eyes(trainer: Any) -> bool:
-    return any(sinks.find(logger) or _lightning.is_dummy(logger) for logger in trainer.loggers)
-
-
-def _tell_about_loggers(trainer: Any) -> None:
-    blind = [type(logger).__name__ for logger in trainer.loggers if not sinks.find(logger)]
-    blind = [name for name in blind if name != "DummyLogger"]
-    if blind or not trainer.loggers:
-        what = f"writes to TensorBoard, not to {', '.join(blind)}" if blind else "found no logger"
-        _lightning.rank_zero_warn(
-            f"lightning_convviz {what}. Give the Trainer a TensorBoardLogger to see its pictures, or register a "
-            "function for your logger with `lightning_convviz.sinks.register`."
-        )

@@ -81,13 +81,13 @@ class GradCAMLogger(Watcher):
     @override
     def check(self, model: nn.Module) -> None:
         if self.layer != "auto":
-            layers_.find(model, self.layer, argument="layer")
+            layers_.find_one(model, self.layer)
 
     @override
     def resolve(self, model: nn.Module, runs: Mapping[str, layers_.Run]) -> None:
         if self._layer is None:
             named = self.layer != "auto"
-            self._layer = layers_.find(model, self.layer, argument="layer")[0] if named else layers_.last_map(runs)
+            self._layer = layers_.find_one(model, self.layer) if named else layers_.last_map(runs)
             layers_.require_maps(runs, [self._layer], argument="layer")
 
     @override

@@ -145,8 +145,7 @@ class Session:
 
     def _forward(self, given: str | Callable[..., Any] | None, module: Any) -> Callable[..., Any]:
         if isinstance(given, str):
-            (name,) = layers.find(module, [given], argument="forward")
-            return layers.named(module)[name]
+            return layers.named(module)[layers.find_one(module, given, argument="forward")]
         if given is not None:
             return partial(given, module)
         if _lightning.has_forward(module):
@@ -178,6 +177,23 @@ class Session:
             scene.looks.clear()
 
     # -- writing -----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def is_heard(trainer: Any) -> bool:
+        """Whether any logger takes what is drawn; `fast_dev_run`'s does, and swallows it."""
+        return any(sinks.find(logger) or _lightning.is_dummy(logger) for logger in trainer.loggers)
+
+    @staticmethod
+    def tell_about_loggers(trainer: Any) -> None:
+        """Warn where a logger takes no pictures, or there is none."""
+        loggers = [logger for logger in trainer.loggers if not _lightning.is_dummy(logger)]
+        blind = [type(logger).__name__ for logger in loggers if not sinks.find(logger)]
+        if blind or not trainer.loggers:
+            what = f"writes to TensorBoard, not to {', '.join(blind)}" if blind else "found no logger"
+            _lightning.rank_zero_warn(
+                f"lightning_convviz {what}. Give the Trainer a TensorBoardLogger to see its pictures, or register a "
+                "function for your logger with `lightning_convviz.sinks.register`."
+            )
 
     def flush(self, trainer: _lightning.Trainer) -> None:
         """Hand what was drawn to the writer, and tell what it could not write."""

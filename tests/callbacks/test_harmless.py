@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as L
 import torch
-from conftest_callbacks import Events, Watched, data, three
+from fits import Events, Watched, data, three
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
 from torch.utils.data import DataLoader

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as L
 import torch
-from conftest_callbacks import Events, Watched, data, three
+from fits import Events, Watched, data, three
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 from torch.nn import functional as F
@@ -419,14 +419,14 @@ def test_any_number_of_channels(fit, channels):
 def test_small_batches_fill_the_probes_until_the_first_drawing(fit):
     watcher = GradCAMLogger(num_probes=7, on_error="raise")
     trainer = fit([watcher], val=DataLoader(data(20, seed=1), batch_size=2))
-    from conftest_callbacks import facts
+    from fits import facts
 
     drawn = Events(trainer.logger.log_dir).images("gradcam/probes")
     assert [facts(image)["rows"] for image in drawn] == [list(range(7))] * 2
 
 
 def test_labels_and_names_come_from_the_data_set(fit):
-    from conftest_callbacks import facts
+    from fits import facts
 
     class Named(Dataset):
         classes = ("ant", "bee", "cat", "dog", "emu")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest_callbacks import Events, Watched, data, facts, three, tile
+from fits import Events, Watched, data, facts, three, tile
 from torch import nn
 from torch.utils.data import DataLoader
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest_callbacks import Events
+from fits import Events
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_convviz import ActivationLogger, FilterPatternLogger, GradCAMLogger, Probes

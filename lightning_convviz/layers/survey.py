@@ -1,0 +1,137 @@
+"""What one forward shows of every layer, and which ones "auto" takes."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_convviz.layers.record import named
+
+T = TypeVar("T")
+
+
+@dataclass
+class Run:
+    """What one forward showed of a layer: its last output's shape, its calls, and which call took that output next."""
+
+    module: nn.Module
+    shape: tuple[int, ...]
+    calls: int
+    then: tuple[str, int] | None = None
+
+    @property
+    def is_map(self) -> bool:
+        """Whether the output is (n, c, y, x) with more than one position."""
+        return len(self.shape) == 4 and self.shape[2] * self.shape[3] > 1
+
+
+def survey(model: nn.Module, forward: Callable[[], object]) -> dict[str, Run]:
+    """Run `forward` once and tell which layers of `model` returned tensors, in the order in which they finished."""
+    runs: dict[str, Run] = {}
+    calls: Counter[str] = Counter()
+    last: list[tuple[str, Tensor]] = []  # the leaf that ran last, with its output: kept so that `is` can be trusted
+
+    def note(name: str, leaf: bool) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            calls[name] += 1
+            if leaf and last and args and args[0] is last[0][1]:
+                runs[last[0][0]].then = (name, calls[name])
+            if isinstance(output, Tensor):
+                runs.pop(name, None)  # a layer that runs again moves to the end
+                runs[name] = Run(module, tuple(output.shape), calls[name])
+                if leaf:
+                    last[:] = [(name, output)]
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(note(name, not any(True for _ in module.children())))
+        for name, module in named(model).items()
+        if not isinstance(module, torch.jit.ScriptModule)
+    ]
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return runs
+
+
+def settled(runs: Mapping[str, Run], name: str) -> str:
+    """Where a convolution's value has settled: after the normalization and nonlinearity that directly follow it.
+
+    Follows the modules that took the layer's output, kept its shape and have no weight matrix. The walk ends where the
+    nonlinearity is a function (`F.relu`), where a sum comes between, and at a module that runs again later.
+    """
+    while taken := runs[name].then:
+        following, call = taken
+        run = runs.get(following)
+        if run is None or run.shape != runs[name].shape or run.calls != call:
+            break
+        if any(parameter.ndim > 1 for parameter in run.module.parameters()):
+            break
+        name = following
+    return name
+
+
+def convolutions(runs: Mapping[str, Run], *, count: int) -> list[str]:
+    """Up to `count` convolutions with a spatial map, evenly spread over depth, the first and the last included.
+
+    Strided 1 x 1 convolutions, the projections around a residual block, do not count.
+
+    Raises:
+        ValueError: where no convolution with a map larger than 1 x 1 ran.
+    """
+    names = [name for name, run in runs.items() if run.is_map and _looks_around(run.module)]
+    if not names:
+        raise ValueError('`layers` is "auto", but no convolution with a map of over 1 x 1 ran. Name the layers.')
+    return spread(names, count)
+
+
+def _looks_around(module: nn.Module) -> bool:
+    if not isinstance(module, nn.modules.conv._ConvNd):
+        return False
+    return max(module.kernel_size) > 1 or max(module.stride) == 1
+
+
+def last_map(runs: Mapping[str, Run]) -> str:
+    """The last layer of a forward whose output still has a spatial map (n, c, y, x); dropout does not count as one.
+
+    Raises:
+        ValueError: where no layer has one.
+    """
+    idle = nn.Identity, nn.modules.dropout._DropoutNd
+    names = [name for name, run in runs.items() if run.is_map and not isinstance(run.module, idle)]
+    if not names:
+        raise ValueError('`layer` is "auto", but no layer returned a map (n, c, y, x) of over 1 x 1. Name a layer.')
+    return names[-1]
+
+
+def require_maps(runs: Mapping[str, Run], names: Sequence[str], *, argument: str = "layers") -> None:
+    """Check that layers ran and returned maps.
+
+    Raises:
+        ValueError: naming the first that did not.
+    """
+    for name in names:
+        if name not in runs:
+            raise ValueError(f"`{argument}` holds {name!r}, which the forward does not call. Choose another layer.")
+        if len(runs[name].shape) != 4:
+            raise ValueError(
+                f"`{argument}` holds {name!r}, whose output has shape {runs[name].shape}. Choose one with maps "
+                "(n, c, y, x)."
+            )
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """Up to `count` items at even distances, the first and the last included.
+
+    >>> spread([0, 1, 2, 3, 4, 5, 6], 3)
+    [0, 3, 6]
+    """
+    if count >= len(items):
+        return list(items)
+    return [items[round(i * (len(items) - 1) / max(count - 1, 1))] for i in range(count)]
