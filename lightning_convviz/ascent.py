@@ -122,6 +122,7 @@ def patterns(
     like: Float[Tensor, "n c h w"] | None = None,
     shape: tuple[int, int, int] | None = None,
     steps: int = 64,
+    rate: float = 0.1,
     seed: int = 0,
     objective: str | Callable[[Sequence[int]], Objective] = "mean",
     forward: Forward | None = None,
@@ -139,6 +140,7 @@ def patterns(
         like: example inputs: they give the size, the range of values and the correlation of colors.
         shape: (c, h, w) of the images, where it is to differ from `like`'s; without `like` values lie in [-2, 2].
         steps: steps of ascent; more give stronger patterns.
+        rate: Adam's learning rate; few steps want a larger one.
         seed: another seed, other patterns. The random stream of a pattern depends on seed, layer and channel only.
         objective: what is raised: `"mean"`, `"rise"`, or a function from the channels to an objective.
         forward: images -> output of the model; default the model itself.
@@ -162,7 +164,7 @@ def patterns(
     aim = resolve(objective)
     with isolated(model):
         within, size = _frame(model, like, shape)
-        climb = partial(_climb, model, forward or model, layer, list(channels), within, size, steps, seed, aim)
+        climb = partial(_climb, model, forward or model, layer, list(channels), within, size, steps, rate, seed, aim)
         parts = in_chunks(climb, len(channels))
     return Patterns(torch.cat([part.images for part in parts]), torch.cat([part.activations for part in parts]))
 
@@ -175,6 +177,7 @@ def _climb(
     within: Box,
     size: tuple[int, int],
     steps: int,
+    rate: float,
     seed: int,
     aim: Callable[[Sequence[int]], Objective],
     rows: slice,
