@@ -117,7 +117,7 @@ class FilterPatternLogger(Watcher):
     def _picture(self, view: View, name: str, channels: Sequence[int]) -> Picture:
         found = ascent.patterns(
             view.model, name, channels, like=view.probes.images, shape=self._shape(view.probes),
-            steps=self.steps, seed=self.seed, objective=self.objective, forward=view.forward,
+            steps=self.steps, rate=RATE, seed=self.seed, objective=self.objective, forward=view.forward,
         )  # fmt: skip
         space = view.probes.space
         assert space is not None  # the session gives one to all probes
