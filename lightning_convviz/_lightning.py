@@ -50,7 +50,7 @@ def is_compiled(module: nn.Module) -> bool:
     return getattr(module, "_compiler_ctx", None) is not None
 
 
-def has_forward(module: LightningModule) -> bool:
+def has_forward(module: nn.Module) -> bool:
     """Whether the user wrote a `forward`: the one that is inherited calls nothing."""
     owner = next(base for base in type(module).__mro__ if "forward" in vars(base))
     return owner is not nn.Module and owner.__name__ != "LightningModule"

@@ -204,9 +204,12 @@ def resolve(objective: str | Callable[[Sequence[int]], Objective]) -> Callable[[
 
     Raises:
         ValueError: for an unknown name.
+        TypeError: for something that can't be called.
     """
-    if not isinstance(objective, str):
+    if callable(objective):
         return objective
+    if not isinstance(objective, str):
+        raise TypeError(f"`objective` is a {type(objective).__name__}. It can be {sorted(OBJECTIVES)} or a function.")
     if objective not in OBJECTIVES:
         raise ValueError(f"`objective` is {objective!r}. It can be {sorted(OBJECTIVES)} or a function.")
     return OBJECTIVES[objective]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,4 +71,6 @@ def as_batch(item: Any) -> Any:
         return {key: as_batch(part) for key, part in item.items()}
     if isinstance(item, tuple | list):
         return [as_batch(part) for part in item]
-    return item[None] if isinstance(item, Tensor) else torch.tensor([item]) if isinstance(item, int) else item
+    if isinstance(item, Tensor):
+        return item[None]
+    return torch.as_tensor([item]) if isinstance(item, int | float | np.number) else item

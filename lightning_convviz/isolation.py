@@ -1,9 +1,11 @@
 """Look at a model and leave no trace."""
 
 import random
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -12,6 +14,9 @@ from torch import Tensor, nn
 # What every nn.Module carries: hooks, parameter tables, flags. Everything else in a module's __dict__ is its author's.
 _MACHINERY = frozenset(vars(nn.Module()))
 _PLAIN = (list, dict, set)
+
+# Models that are inside `isolated` at this moment.
+_isolated_now: "WeakSet[nn.Module]" = WeakSet()
 
 R = TypeVar("R")
 
@@ -25,7 +30,8 @@ def isolated(model: nn.Module) -> Iterator[None]:
     and cuDNN autotuning are off, and a LightningModule's `log` is mute. Afterwards the training flag of each
     sub-module, all buffers and plain attributes (counters, metric states, caches), and the random number generators of
     Python, NumPy, the CPU and the model's device are as before. Parameters and their `.grad` are never written:
-    use `torch.autograd.grad`, not `backward()`.
+    use `torch.autograd.grad`, not `backward()`. Attributes are followed one level into lists, dicts, sets and
+    deques; what a forward changes deeper than that, or outside the module, is not put back.
 
     Example:
         >>> net = nn.Sequential(nn.Dropout()).train()
@@ -35,7 +41,13 @@ def isolated(model: nn.Module) -> Iterator[None]:
         >>> net.training
         True
     """
+    if model in _isolated_now:  # patterns within a drawing, say: what is to be put back is kept already
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+        return
     with ExitStack() as stack:
+        _isolated_now.add(model)
+        stack.callback(_isolated_now.discard, model)
         # The stance first: hooks on modules inside compiled regions fire only where the forward is eager, and no probe
         # batch may leave a graph of its own behind (https://github.com/pytorch/pytorch/issues/117758).
         stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -88,14 +100,15 @@ def _buffers(model: nn.Module) -> Iterator[None]:
     # By value: running statistics and quantization observers are updated in place, without a version bump.
     tables = [(module, dict(module._buffers)) for module in model.modules()]
     tensors = {id(b): b for _, table in tables for b in table.values() if b is not None and b.device.type != "meta"}
-    values = {key: tensor.detach().clone() for key, tensor in tensors.items()}
+    values = _kept(tensors.values())
     try:
         yield
     finally:
-        _put_back((tensor, values[key]) for key, tensor in tensors.items())
         for module, table in tables:
-            module._buffers.clear()
-            module._buffers.update(table)
+            if not isinstance(module, torch.jit.ScriptModule):  # its table is a view that can't be rebuilt
+                module._buffers.clear()
+                module._buffers.update(table)
+        _put_back(values)
 
 
 @contextmanager
@@ -103,8 +116,10 @@ def _attributes(model: nn.Module) -> Iterator[None]:
     """Plain attributes: which there are, what they are bound to, and one level of what lists and tensors hold."""
     saved = [(module, _own(module)) for module in model.modules()]
     values = {id(value): value for _, own in saved for value in own.values()}.values()
-    contents = [(value, _content(value)) for value in values if isinstance(value, list | dict | set)]
-    tensors = [(value, value.detach().clone()) for value in values if _is_state(value)]
+    contents = [(value, _content(value)) for value in values if isinstance(value, list | dict | set | deque)]
+    within = {id(part): part for _, content in contents for part in content}.values()
+    tensors = _kept(value for value in [*values, *within] if _is_state(value))
+    streams = [(value, value.get_state()) for value in [*values, *within] if isinstance(value, torch.Generator)]
     try:
         yield
     finally:
@@ -116,7 +131,20 @@ def _attributes(model: nn.Module) -> Iterator[None]:
             now = _content(value)
             if len(now) != len(content) or any(a is not b for a, b in zip(now, content, strict=True)):
                 _refill(value, content)
+        for stream, state in streams:
+            stream.set_state(state)
         _put_back(tensors)
+
+
+def _kept(tensors: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Tensors with copies of their values; of one that repeats the same memory (`expand`), the part that repeats."""
+    kept = []
+    for tensor in tensors:
+        if tensor.layout is torch.strided:
+            for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+                tensor = tensor.narrow(dim, 0, 1) if stride == 0 and size > 1 else tensor  # noqa: PLW2901
+            kept.append((tensor, tensor.detach().clone()))
+    return kept
 
 
 def _put_back(values: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -140,7 +168,7 @@ def _refill(value: Any, content: list[Any]) -> None:
     if isinstance(value, dict):
         value.update(zip(content[::2], content[1::2], strict=True))
     else:
-        (value.extend if isinstance(value, list) else value.update)(content)
+        (value.update if isinstance(value, set) else value.extend)(content)
 
 
 def _is_state(value: object) -> bool:

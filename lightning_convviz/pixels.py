@@ -54,13 +54,13 @@ def normalized(mean: Sequence[float], std: Sequence[float]) -> PixelSpace:
 def estimated(images: Float[Tensor, "n c h w"]) -> PixelSpace:
     """A space for display where nobody gave mean and standard deviation.
 
-    Images within [0, 1] or [0, 255] are taken as they are. Of others, the range between the 0.1 and the 99.9
-    percentile over all channels becomes [0, 1]: colors keep their balance.
+    Images within [0, 1], or from 0 to well over 16 and at most 255, are taken as they are. Of others, the range between
+    the 0.1 and the 99.9 percentile over all channels becomes [0, 1]: colors keep their balance.
     """
     values = images.detach().float().flatten()
     low, high = float(values.min()), float(values.max())
-    if low >= 0 and high <= 255:
-        return PixelSpace((1.0,) if high <= 1 else (1 / 255,), (0.0,))
+    if low >= 0 and (high <= 1.05 or 16 < high <= 255):  # a little over 1 comes from resampling
+        return PixelSpace((1.0,) if high <= 1.05 else (1 / 255,), (0.0,))
     values = values[:: max(1, len(values) // 100_000)]
     low, high = values.quantile(values.new_tensor([0.001, 0.999])).tolist()
     scale = 1 / max(high - low, 1e-6)

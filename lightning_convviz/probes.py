@@ -85,15 +85,16 @@ class Probes:
         with same_randomness():  # transforms of training data are often random
             items = [read(as_batch(dataset[index])) for index in indices]
         images = _stacked([item[0] for item in items], [f"item {index}" for index in indices])
-        labels = [item[1] for item in items]
-        known = torch.cat([label for label in labels if label is not None])
+        known = [item[1] for item in items if item[1] is not None]
+        shared = set.intersection(*(set(item[2]) for item in items))
         return cls(
             images,
-            known if len(known) == len(images) else None,
+            torch.cat(known) if len(known) == len(images) else None,
             class_names if class_names is not None else find_class_names(dataset),
             mean,
             std,
-            ids=tuple(indices),
+            ids=tuple(int(index) for index in indices),
+            others={key: torch.cat([item[2][key] for item in items]) for key in sorted(shared, key=str)},
             space=find_normalization(dataset),
         )
 
@@ -213,7 +214,9 @@ def _checked_labels(labels: Any, count: int, class_names: Sequence[str] | None) 
         )
     highest = len(class_names) if class_names is not None else None
     if int(checked.min()) < 0 or (highest is not None and int(checked.max()) >= highest):
-        raise ValueError(f"`labels` holds {checked.tolist()}. Labels go from 0 to {(highest or 0) - 1 or 'k - 1'}.")
+        raise ValueError(
+            f"`labels` holds {checked.tolist()}. Labels go from 0 to {'k' if highest is None else highest} - 1."
+        )
     return checked.long()
 
 

@@ -137,18 +137,17 @@ class Writer:
         """Hand over the drawings of one moment; returns at once."""
         with self._lock:
             if len(self._waiting) >= WAITING:
-                self._waiting.popleft()
-                self.dropped += 1
+                self.dropped += len(self._waiting.popleft()[1])
             self._waiting.append((list(loggers), list(drawings)))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="convviz-writer", daemon=True)
                 self._thread.start()
 
-    def drain(self, timeout: float = PATIENCE) -> bool:
-        """Wait until everything is written; False where that takes over `timeout` seconds."""
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait until everything is written; False where that takes over `timeout` seconds, by default `PATIENCE`."""
         thread = self._thread
         if thread is not None:
-            thread.join(timeout)
+            thread.join(PATIENCE if timeout is None else timeout)
             return not thread.is_alive()
         return True
 

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from lightning_convviz import layers as layers_
-from lightning_convviz.callbacks.base import Forward, Watcher, at_least
+from lightning_convviz.callbacks.arguments import Forward, at_least, check_layers
+from lightning_convviz.callbacks.base import Watcher
 from lightning_convviz.callbacks.scene import View, Wants
 from lightning_convviz.probes import Probes, ProbesLike
 from lightning_convviz.render import Picture, Sheet, colormap, encode_values, rgb
@@ -76,8 +77,12 @@ class ActivationLogger(Watcher):
             probes=probes, num_probes=num_probes, every_n_epochs=every_n_epochs,
             forward=forward, on_error=on_error, initial=initial,
         )  # fmt: skip
+        check_layers(layers)
         at_least("max_channels", max_channels, 1)
-        colormap(cmap)
+        try:
+            colormap(cmap)
+        except ValueError as error:
+            raise ValueError(f"`cmap` is {cmap!r}: {error}") from None
         self.layers = layers
         self.max_channels = max_channels
         self.cmap = cmap
@@ -116,13 +121,14 @@ class ActivationLogger(Watcher):
     def _picture(self, view: View, name: str) -> Picture:
         maps = view.look.outputs[self._sources[name]].float()
         top, silent = self._measured(name, maps)
-        channels, small = self._cut(maps)
+        channels, small, pool = self._cut(maps)
         codes = encode_values(small, 0.0, top)
-        w, columns = codes.shape[-1], near_square(len(channels))
-        across = min(len(codes), max(1, WIDEST // (w + GAP)))
+        w = codes.shape[-1]
+        fitting = max(1, WIDEST // (w + GAP))
+        columns, across = min(near_square(len(channels)), fitting), min(len(codes), fitting)
         zooms = zoom_for(w, columns), zoom_for(w, across)
         sheet = Sheet(2 * MARGIN + max(columns * (w * zooms[0] + GAP), across * (w * zooms[1] + GAP)))
-        self._head(sheet, view, name, f"{len(channels)} of {maps.shape[1]} channels", maps, silent)
+        self._head(sheet, view, name, f"{len(channels)} of {maps.shape[1]} channels", maps, silent, pool)
         sheet.scale_bar("0", numbers([top])[0], note="dark: 0 or less")
         grid = sheet.tiles(codes[0, channels], columns=columns, zoom=zooms[0])
         strongest = maps.amax((2, 3)).mean(0).topk(min(STRONGEST, maps.shape[1])).indices.tolist()
@@ -130,7 +136,7 @@ class ActivationLogger(Watcher):
         ids = list(view.probes.ids or ())
         about = {
             "kind": "activations", "layer": name, "epoch": view.epoch, "step": view.step, "scale": [0.0, top],
-            "rows": ids[:1], "columns": channels, "items": [{"source": self._sources[name], "silent": silent}],
+            "rows": ids[:1], "columns": channels, "items": [{"source": self._sources[name], "silent": silent, "pool": pool}],
             "also": {"tiles": strip.geometry(), "rows": strongest, "columns": ids[:across]},
         }  # fmt: skip
         return sheet.picture(main=grid, colormap=self.cmap, legend=LEGEND, about=about)
@@ -148,7 +154,7 @@ class ActivationLogger(Watcher):
             self._scales[name] = float(f"{high:.2g}")
         return self._scales.get(name, 1.0)
 
-    def _cut(self, maps: Float[Tensor, "n c y x"]) -> tuple[list[int], Float[Tensor, "n c v u"]]:
+    def _cut(self, maps: Float[Tensor, "n c y x"]) -> tuple[list[int], Float[Tensor, "n c v u"], int]:
         """Which channels to draw, and the maps, smaller if they must be: first fewer channels, then integer pooling."""
         area, strip = maps.shape[2] * maps.shape[3], STRONGEST * len(maps)
         fitting = max(FEWEST, PIXELS // area - strip)
@@ -156,10 +162,10 @@ class ActivationLogger(Watcher):
         pool = 1
         while (len(channels) + strip) * area > PIXELS * pool**2 and pool < min(maps.shape[2:]):
             pool += 1
-        return list(channels), F.avg_pool2d(maps, pool) if pool > 1 else maps
+        return list(channels), F.avg_pool2d(maps, pool) if pool > 1 else maps, pool
 
     def _head(
-        self, sheet: Sheet, view: View, name: str, shown: str, maps: Float[Tensor, "n c y x"], silent: float
+        self, sheet: Sheet, view: View, name: str, shown: str, maps: Float[Tensor, "n c y x"], silent: float, pool: int
     ) -> None:
         source = self._sources[name]
         photo = _resized(view.photos[:1], *_thumbnail(*view.photos.shape[-2:]))
@@ -170,7 +176,9 @@ class ActivationLogger(Watcher):
         sheet.write(f"Activations of {name}" + (f" → {source}" if source != name else ""), bold=True, x=x)
         sheet.write(view.moment, x=x)
         sheet.write(f"input: probe {_called(view.probes, 0)}", x=x)
-        sheet.write(f"{shown}, {maps.shape[2]} × {maps.shape[3]}", x=x)
+        sheet.write(
+            f"{shown}, {maps.shape[2]} × {maps.shape[3]}" + (f", means of {pool} × {pool}" if pool > 1 else ""), x=x
+        )
         sheet.write(f"{silent:.0%} of the values are 0 or less", x=x)
         sheet.y = max(sheet.y, below) + MARGIN
 

@@ -10,16 +10,15 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_convviz import _lightning, layers, probes, sinks
+from lightning_convviz import _lightning, layers, sinks
+from lightning_convviz.callbacks.arguments import Forward, check_common
 from lightning_convviz.callbacks.scene import View, Wants
 from lightning_convviz.callbacks.session import Session
 from lightning_convviz.isolation import isolated
-from lightning_convviz.probes import Probes, ProbesLike
+from lightning_convviz.probes import Probes, ProbesLike, of
 from lightning_convviz.render import Picture
 
 FAILURES = 3  # in a row, after which a callback switches itself off
-
-Forward = str | Callable[..., Any] | None
 
 
 class Watcher(_lightning.Callback):
@@ -42,17 +41,8 @@ class Watcher(_lightning.Callback):
         initial: bool,
     ) -> None:
         super().__init__()
-        at_least("num_probes", num_probes, 1)
-        if every_n_epochs != "log":
-            at_least("every_n_epochs", every_n_epochs, 1)
-        if forward is not None and not isinstance(forward, str) and not callable(forward):
-            raise TypeError(
-                f"`forward` is a {type(forward).__name__}. It can be the name of a sub-module or a function "
-                "(model, images) -> logits."
-            )
-        if on_error not in ("warn", "raise"):
-            raise ValueError(f"`on_error` is {on_error!r}. It can be 'warn' or 'raise'.")
-        self.given: Probes | None = _probes(probes)
+        check_common(num_probes=num_probes, every_n_epochs=every_n_epochs, forward=forward, on_error=on_error)
+        self.given: Probes | None = None if probes is None else of(probes)
         self.num_probes = num_probes
         self.every_n_epochs = every_n_epochs
         self.forward_ = forward
@@ -63,7 +53,10 @@ class Watcher(_lightning.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         # Spawned processes get a copy of the callback: each begins a session of its own, with its own lock and thread.
-        return {**self.__dict__, "_session": Session()}
+        return {name: value for name, value in self.__dict__.items() if name != "_session"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _session=Session())
 
     def _begin(self) -> None:
         """A new run: nothing drawn, nothing chosen."""
@@ -73,6 +66,7 @@ class Watcher(_lightning.Callback):
         self._validations = 0
         self._last_step = -1
         self._failures = 0
+        self._misfit: Exception | None = None
         self._told: set[str] = set()
 
     # -- what a subclass says ----------------------------------------------------------------------------------------
@@ -113,7 +107,7 @@ class Watcher(_lightning.Callback):
                 f"`strategy` is {type(trainer.strategy).__name__}, which spreads the model over the ranks. "
                 f"{type(self).__name__} draws on one rank so far: use DDP, or leave it out."
             )
-        self._join(trainer)
+        self._join(trainer, pl_module)
         if self._leads:
             self._session.tell_about_loggers(trainer)
 
@@ -135,6 +129,7 @@ class Watcher(_lightning.Callback):
             self.due = self._active(trainer)
             self._attempt(trainer, pl_module, initial=True)
             self._session.forget()
+            self._agree(trainer)
 
     @override
     def on_validation_start(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
@@ -142,7 +137,7 @@ class Watcher(_lightning.Callback):
             return
         self.due = self._is_due(trainer)
         if self._leads:
-            self._safely(partial(self._session.open, pl_module), raises=False)
+            self._safely(partial(self._session.open, pl_module))
 
     @override
     def on_validation_batch_start(
@@ -154,7 +149,7 @@ class Watcher(_lightning.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if _lightning.fitting(trainer) and self._leads:
-            self._session.before(pl_module, batch)
+            self._safely(partial(self._session.before, batch))
 
     @override
     def on_validation_batch_end(
@@ -169,7 +164,7 @@ class Watcher(_lightning.Callback):
         if not _lightning.fitting(trainer):
             return
         if self._leads and self._active(trainer):
-            self._safely(partial(self._session.after, trainer, batch, dataloader_idx), raises=False)
+            self._safely(partial(self._session.after, trainer, batch, dataloader_idx))
         # Here and not at the end of the epoch: a callback that validates averaged weights has them in place
         # now, wherever it stands in the list of callbacks.
         if self.due and _lightning.is_last_batch(trainer):
@@ -181,9 +176,9 @@ class Watcher(_lightning.Callback):
             return
         if self.due:  # a loader that did not announce its last batch
             self._attempt(trainer, pl_module, initial=trainer.sanity_checking)
-        if self._drawn is not None:
-            self._session.pending.append(self._drawn)
-            self._drawn = None
+        if trainer.sanity_checking:
+            self._agree(trainer)
+        self._hand_over()
 
     @override
     def on_validation_end(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
@@ -197,6 +192,7 @@ class Watcher(_lightning.Callback):
     def on_exception(
         self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, exception: BaseException
     ) -> None:
+        self._hand_over()
         self._session.finish(trainer)
 
     @override
@@ -205,10 +201,10 @@ class Watcher(_lightning.Callback):
 
     # -- how ---------------------------------------------------------------------------------------------------------
 
-    def _join(self, trainer: Any) -> None:
-        """Share the session of the trainer's other watchers; where there is none yet, begin one."""
+    def _join(self, trainer: Any, module: Any) -> None:
+        """Share the session of the trainer's other watchers; where there is none yet for this model, begin one."""
         sessions = [peer._session for peer in trainer.callbacks if isinstance(peer, Watcher)]
-        session = next((each for each in sessions if each.trainer() is trainer), None) or Session(trainer)
+        session = next((each for each in sessions if each.serves(trainer, module)), None) or Session(trainer, module)
         self._session = session
         if self not in session.watchers:
             if self.name in [watcher.name for watcher in session.watchers]:
@@ -228,7 +224,7 @@ class Watcher(_lightning.Callback):
         if not self._active(trainer):
             return False
         if trainer.sanity_checking:
-            return self.initial
+            return self.initial and trainer.global_step == 0
         self._validations += 1
         if trainer.global_step <= self._last_step:  # steps of a tag never repeat, nor fall
             return False
@@ -241,7 +237,30 @@ class Watcher(_lightning.Callback):
         if not self.due:
             return
         self.due = False
-        self._safely(partial(self._draw, trainer, module, initial), raises=initial)
+        try:
+            self._draw(trainer, module, initial)
+        except Exception as error:
+            if initial and not isinstance(error, torch.OutOfMemoryError):
+                self._misfit = error
+            elif self.on_error == "raise":
+                raise
+            else:
+                self.failed(error)
+
+    def _agree(self, trainer: Any) -> None:
+        """After the dry run: what did not fit on the rank that drew ends the run on all of them.
+
+        An error on one rank alone would leave the others waiting in their next collective.
+        """
+        misfit: Exception | None = trainer.strategy.broadcast(self._misfit)
+        self._misfit = None
+        if misfit is not None:
+            raise misfit
+
+    def _hand_over(self) -> None:
+        if self._drawn is not None:
+            self._session.pending.append(self._drawn)
+            self._drawn = None
 
     def _draw(self, trainer: Any, module: Any, initial: bool) -> None:
         start = time.perf_counter()
@@ -260,11 +279,11 @@ class Watcher(_lightning.Callback):
         scalars = {f"convviz/seconds/{self.name}": seconds}
         self._drawn = sinks.Drawing(self.name, trainer.current_epoch, trainer.global_step, pictures, scalars)
 
-    def _safely(self, action: Callable[[], None], *, raises: bool) -> None:
+    def _safely(self, action: Callable[[], None]) -> None:
         try:
             action()
         except Exception as error:
-            if self.on_error == "raise" or (raises and not isinstance(error, torch.OutOfMemoryError)):
+            if self.on_error == "raise":
                 raise
             self.failed(error)
 
@@ -279,20 +298,3 @@ class Watcher(_lightning.Callback):
             )
         if self._failures == FAILURES:
             _lightning.rank_zero_warn(f"{type(self).__name__} failed {FAILURES} times in a row and is switched off.")
-
-
-def at_least(argument: str, value: Any, lowest: int) -> None:
-    """Check an integer argument.
-
-    Raises:
-        TypeError: where it is no integer.
-        ValueError: where it is too small.
-    """
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"`{argument}` is {value!r}. It must be an integer of at least {lowest}.")
-    if value < lowest:
-        raise ValueError(f"`{argument}` is {value}. It must be at least {lowest}.")
-
-
-def _probes(given: ProbesLike) -> Probes | None:
-    return None if given is None else probes.of(given)

@@ -1,14 +1,18 @@
 """FilterPatternLogger: what each filter looks for, by gradient ascent from a blank image."""
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import nn
 from typing_extensions import override
 
 from lightning_convviz import ascent
 from lightning_convviz import layers as layers_
-from lightning_convviz.callbacks.base import Forward, Watcher, at_least
+from lightning_convviz.callbacks.arguments import Forward, at_least, check_layers
+from lightning_convviz.callbacks.base import Watcher
 from lightning_convviz.callbacks.scene import View, Wants
 from lightning_convviz.probes import Probes, ProbesLike
 from lightning_convviz.render import Picture, Sheet, rgb
@@ -73,6 +77,7 @@ class FilterPatternLogger(Watcher):
             probes=probes, num_probes=num_probes, every_n_epochs=every_n_epochs,
             forward=forward, on_error=on_error, initial=initial,
         )  # fmt: skip
+        check_layers(layers)
         at_least("num_filters", num_filters, 1)
         at_least("steps", steps, 1)
         if size is not None:
@@ -89,6 +94,7 @@ class FilterPatternLogger(Watcher):
     def _begin(self) -> None:
         super()._begin()
         self._channels: dict[str, list[int]] = {}
+        self._fixed_size = False
 
     @override
     def check(self, model: nn.Module) -> None:
@@ -115,10 +121,7 @@ class FilterPatternLogger(Watcher):
         return {f"filters/{name}": self._picture(view, name, channels) for name, channels in self._channels.items()}
 
     def _picture(self, view: View, name: str, channels: Sequence[int]) -> Picture:
-        found = ascent.patterns(
-            view.model, name, channels, like=view.probes.images, shape=self._shape(view.probes),
-            steps=self.steps, rate=RATE, seed=self.seed, objective=self.objective, forward=view.forward,
-        )  # fmt: skip
+        found = self._found(view, name, channels)
         space = view.probes.space
         assert space is not None  # the session gives one to all probes
         tiles = rgb(space.display(found.images))
@@ -137,9 +140,29 @@ class FilterPatternLogger(Watcher):
         about = {
             "kind": "filters", "layer": name, "epoch": view.epoch, "step": view.step, "scale": None,
             "rows": ["pattern"], "columns": list(channels),
-            "items": [{"activation": float(value)} for value in numbers(activations)],
+            "items": [{"activation": float(f"{value:.3g}") if math.isfinite(value) else None} for value in activations],
         }  # fmt: skip
         return sheet.picture(main=grid, colormap=None, legend=LEGEND, about=about)
+
+    def _found(self, view: View, name: str, channels: Sequence[int]) -> ascent.Patterns:
+        climb = partial(
+            ascent.patterns, view.model, name, channels, like=view.probes.images,
+            steps=self.steps, rate=RATE, seed=self.seed, objective=self.objective, forward=view.forward,
+        )  # fmt: skip
+        c, h, w = view.probes.images.shape[1:]
+        own = c, h, w
+        shape = own if self._fixed_size else self._shape(view.probes)
+        try:
+            return climb(shape=shape)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            if shape == own:
+                raise
+            if self.size is not None:
+                raise ValueError(f"`size` is {self.size}, and the model fails on it: {error}. Leave it out.") from error
+            self._fixed_size = True  # the net takes pictures of one size only
+            return climb(shape=own)
 
     def _shape(self, probes: Probes) -> tuple[int, int, int]:
         c, h, w = probes.images.shape[1:]

@@ -1,5 +1,6 @@
 """GradCAMLogger: why did the network think this, where is it, what went wrong in a mistake."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -11,7 +12,8 @@ from typing_extensions import override
 
 from lightning_convviz import cams
 from lightning_convviz import layers as layers_
-from lightning_convviz.callbacks.base import Forward, Watcher
+from lightning_convviz.callbacks.arguments import Forward
+from lightning_convviz.callbacks.base import Watcher
 from lightning_convviz.callbacks.scene import View, Wants
 from lightning_convviz.cams.heatmap import enlarge
 from lightning_convviz.cams.methods import resolve
@@ -138,20 +140,30 @@ class GradCAMLogger(Watcher):
 
 
 def _items(view: View, peaks: Float[Tensor, "n m"]) -> list[dict[str, Any]]:
-    """What the net says of each probe: classes by name, probabilities, and the peaks of its maps in logits."""
-    probabilities = view.look.logits.softmax(1)
+    """What the net says of each probe: classes by name, probabilities, and the peaks of its maps in logits.
+
+    Of a net that has diverged, what is not a number is None.
+    """
+    assert view.look.logits is not None  # explanations read them
+    probabilities = view.look.logits.cpu().double().softmax(1)
     predicted = probabilities.argmax(1)
     labels = None if view.probes.labels is None else torch.as_tensor(view.probes.labels).to(predicted)
     true = predicted if labels is None else labels
     columns = [predicted, true, *(probabilities.gather(1, each[:, None])[:, 0] for each in (predicted, true))]
     table = torch.stack([column.double() for column in columns], dim=1)
+    number = [row.isfinite().all().item() for row in probabilities]
     items = []
-    for (said, is_, p_said, p_is), peak in zip(table.tolist(), peaks.tolist(), strict=True):
-        item: dict[str, Any] = {"predicted": view.probes.name(int(said)), "p_predicted": round(p_said, 4)}
+    for (said, is_, p_said, p_is), peak, fine in zip(table.tolist(), peaks.tolist(), number, strict=True):
         known = labels is not None
-        item |= {"true": view.probes.name(int(is_)) if known else None, "p_true": round(p_is, 4) if known else None}
-        item |= {"right": said == is_ if known else None, "peaks": [float(value) for value in numbers(peak)]}
-        items.append(item)
+        items.append({
+            "predicted": view.probes.name(int(said)) if fine else None,
+            "p_predicted": round(p_said, 4) if fine else None,
+            "true": view.probes.name(int(is_)) if known else None,
+            "p_true": round(p_is, 4) if known and fine else None,
+            "right": said == is_ if known and fine else None,
+            "peaks": [float(text) if math.isfinite(value) else None
+                      for text, value in zip(numbers(peak), peak, strict=True)],
+        })  # fmt: skip
     return items
 
 
@@ -159,20 +171,22 @@ def _caption(sheet: Sheet, grid: Block, row: int, item: dict[str, Any]) -> None:
     """Above a row right or wrong, the peak, and the classes; a frame around it; a word where there is no evidence."""
     first = row * grid.columns
     mark, color = {True: ("✓ ", RIGHT), False: ("✗ ", WRONG), None: ("", UNKNOWN)}[item["right"]]
-    texts = [f"{mark}peak {numbers([max(item['peaks'])])[0]}"]
+    finite = [peak for peak in item["peaks"] if peak is not None]
+    texts = [f"{mark}peak {numbers([max(finite)])[0]}" if finite else "not a number"]
     for which in ("predicted", "true")[: grid.columns - 1]:
-        percent = f" {item[f'p_{which}']:.0%}"
+        share = item[f"p_{which}"]
+        percent = "" if share is None else f" {share:.0%}"
         room = grid.size[0] - font(sheet.text).getlength(percent)
-        texts.append(shorten(item[which], room, sheet.text) + percent)
+        texts.append(shorten(item[which] or "", room, sheet.text) + percent)
     for index, text in enumerate(texts):
         x, y = grid.corner(first + index)
         sheet.label(text, x, y - sheet.line - 2, color=color)
     sheet.frame(grid, first, first + grid.columns - 1, color)
     for index, value in enumerate(item["peaks"], start=1):
-        if not value > 0:
-            left, top = grid.corner(first + index)
-            sheet.label("no positive", left + 4, top + 4, boxed=True, width=grid.size[0])
-            sheet.label("evidence", left + 4, top + 4 + sheet.line, boxed=True, width=grid.size[0])
+        words = ("not a", "number") if value is None else ("no positive", "evidence") if value <= 0 else ()
+        left, top = grid.corner(first + index)
+        for line, word in enumerate(words):
+            sheet.label(word, left + 4, top + 4 + line * sheet.line, boxed=True, width=grid.size[0])
 
 
 def _fitted(photos: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n 3 v u"], int]:

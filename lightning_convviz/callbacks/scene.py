@@ -104,14 +104,14 @@ def one_for_all(forward: Callable[..., Any], others: Mapping[str, Tensor], image
     return forward(images, **{name: other[:1].expand(n, *other.shape[1:]) for name, other in others.items()})
 
 
-def tried(forward: Callable[..., Any], images: Tensor, others: Mapping[str, Tensor]) -> None:
+def tried(forward: Callable[..., Any], images: Tensor, others: Mapping[str, Tensor]) -> Any:
     """The first forward of the probes.
 
     Raises:
         ValueError: where it fails, since then probes and model do not fit.
     """
     try:
-        forward(images.clone(), **others)
+        return forward(images.clone(), **others)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:

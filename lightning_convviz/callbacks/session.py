@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_convviz import _lightning, batches, layers, probes, sinks
+from lightning_convviz import _lightning, batches, layers, outputs, probes, sinks
 from lightning_convviz.callbacks.scene import Scene, View, key, looked, one_for_all, precisely, tried
 from lightning_convviz.pixels import estimated, find_normalization
 from lightning_convviz.probes import Probes
@@ -23,25 +23,38 @@ if TYPE_CHECKING:
 class Session:
     """Everything that the callbacks of one trainer share."""
 
-    def __init__(self, trainer: Any = None) -> None:
+    def __init__(self, *served: Any) -> None:
         # Weakly: the callbacks hold the session, and the trainer holds the callbacks.
-        self.trainer = ref(trainer) if trainer is not None else _nobody
+        self._served = [ref(each) for each in served]
         self.watchers: list[Watcher] = []
         self.writer = sinks.Writer()
         self.pending: list[sinks.Drawing] = []
         self._passed: Probes | None = None
         self._unreadable: ValueError | None = None
+        self._images: Tensor | None = None
         self._receiver: str | None = None
+        self._given_up = False
         self._settled = False
         self._scenes: dict[tuple[int, int, int], Scene] = {}
         self._handles: list[RemovableHandle] = []
+
+    def serves(self, *served: Any) -> bool:
+        """Whether this is the session of a trainer and its model."""
+        return len(self._served) == len(served) and all(a() is b for a, b in zip(self._served, served, strict=True))
 
     # -- passing batches ---------------------------------------------------------------------------------------------
 
     def open(self, module: nn.Module) -> None:
         """At the start of a validation: let observers see the user's own forward."""
         self.close()
+        if not self._settled and self._missing():  # a sanity check of few batches; the same ones come again
+            self._passed = None
+            self._scenes.clear()
         parts = self._visible(module)
+        unguided = any(watcher.forward_ is None for watcher in self.watchers)
+        if unguided and self._receiver is None and not _lightning.has_forward(module):
+            for name, part in parts.items():
+                self._handles.append(part.register_forward_pre_hook(partial(self._note, name)))
         for watcher in self.watchers:
             for name, reduce in watcher.observers().items():
                 if name in parts:
@@ -58,29 +71,24 @@ class Session:
     def _visible(module: nn.Module) -> dict[str, nn.Module]:
         """Sub-modules whose hooks fire: a hook inside a compiled region would be compiled in, or never run."""
         roots = ("",) if _lightning.is_compiled(module) else tuple(f"{root}." for root in layers.compiled(module))
-        return {name: part for name, part in layers.named(module).items() if not f"{name}.".startswith(roots)}
+        inside = {name: part for name, part in layers.named(module).items() if not f"{name}.".startswith(roots)}
+        return inside | layers.wrappers(module)
 
-    def before(self, module: Any, batch: Any) -> None:
-        """Before a batch is validated: where the module has no forward, see which part gets the images."""
-        if self._receiver is not None or _lightning.has_forward(module):
-            return
-        try:
-            images = batches.read(batch)[0]
-        except ValueError:
-            return
+    def before(self, batch: Any) -> None:
+        """Before a batch is validated: know its images, to see where they go in."""
+        if self._receiver is None and self._handles:
+            with suppress(ValueError):
+                self._images = batches.read(batch)[0]
 
-        def note(name: str, part: nn.Module, args: Any) -> None:
-            if self._receiver is None and args and args[0] is images:
-                self._receiver = name
-
-        for name, part in self._visible(module).items():
-            self._handles.append(part.register_forward_pre_hook(partial(note, name)))
+    def _note(self, name: str, part: nn.Module, args: Any) -> None:
+        if self._receiver is None and args and args[0] is self._images:
+            self._receiver = name
 
     def after(self, trainer: _lightning.Trainer, batch: Any, loader: int) -> None:
         """After a batch is validated: keep its images as probes while there are too few."""
-        wanted = max((watcher.num_probes for watcher in self.watchers if watcher.given is None), default=0)
-        have = 0 if self._passed is None else len(self._passed)
-        if self._settled or have >= wanted or loader != 0:
+        self._images = None
+        missing = self._missing()
+        if self._settled or not missing or loader != 0:
             return
         with torch.inference_mode(False), torch.no_grad():
             try:
@@ -88,14 +96,20 @@ class Session:
             except ValueError as error:
                 self._unreadable = error
                 return
-            rows = batches.spread_classes(labels, len(images), wanted - have)
+            if labels is not None and int(labels.min()) < 0:  # a convention for "not labeled"
+                labels = None
+            if self._passed is not None and images.shape[1:] != self._passed.images.shape[1:]:
+                return
+            rows = batches.spread_classes(labels, len(images), missing)
             images = images.detach().clone()
             new = Probes(images, labels, others={key: other.clone() for key, other in others.items()}).take(rows)
-            self._passed = new if self._passed is None else _appended(self._passed, new)
-            dataset = _dataset(trainer)
-            space = find_normalization(dataset) or estimated(images)
-            self._passed = replace(self._passed, class_names=probes.find_class_names(dataset), space=space)
+            self._passed = _named(new if self._passed is None else _appended(self._passed, new), _dataset(trainer))
         self._scenes.clear()
+
+    def _missing(self) -> int:
+        """How many probes are still to be taken from the validation data."""
+        wanted = max((watcher.num_probes for watcher in self.watchers if watcher.given is None), default=0)
+        return wanted - (0 if self._passed is None else len(self._passed))
 
     def settle(self) -> None:
         """At the first drawing that is shown: from now on the probes stay the same."""
@@ -132,9 +146,29 @@ class Session:
         chosen = replace(chosen, images=images, others=others, space=chosen.space or estimated(images))
         call = self._forward(watcher.forward_, module)
         forward, arguments = partial(precisely, trainer, call), chosen.arguments(call)
+        returned: list[Any] = []
         with torch.no_grad():
-            runs = layers.survey(module, partial(tried, forward, images, arguments))
+            runs = layers.survey(module, lambda: returned.append(tried(forward, images, arguments)))
+        chosen = self._fitting(chosen, returned[0], given=watcher.given is not None)
         return Scene(chosen, chosen.shown(), forward, arguments, runs)
+
+    @staticmethod
+    def _fitting(chosen: Probes, output: Any, *, given: bool) -> Probes:
+        """Labels that are no classes of the model: an error where a user gave them, else they were something else."""
+        try:
+            classes = outputs.logits(output).shape[1]
+        except ValueError:  # no classifier: nobody asks for its classes
+            return chosen
+        highest = -1 if chosen.labels is None else int(torch.as_tensor(chosen.labels).max())
+        if highest < classes:
+            return chosen
+        if given:
+            raise ValueError(f"`probes` has label {highest}; the model has classes 0 to {classes - 1}.")
+        _lightning.rank_zero_warn(
+            f"lightning_convviz took integers of the validation batch for labels, but {highest} is no class of the "
+            f"model, which has {classes}: probes go without labels. Give `probes=` with labels."
+        )
+        return replace(chosen, labels=None)
 
     def _probes(self, watcher: "Watcher") -> Probes:
         if watcher.given is not None:
@@ -207,14 +241,21 @@ class Session:
         """At the end of the run, also a broken one: write everything, let everything go."""
         self.close()
         self.flush(trainer)
-        if not self.writer.drain():
-            _lightning.rank_zero_warn("lightning_convviz: the last pictures were not written within 60 s.")
+        if not self._given_up and not self.writer.drain():
+            self._given_up = True  # each callback comes by here; one wait is enough
+            _lightning.rank_zero_warn(
+                f"lightning_convviz: the last pictures were not written within {sinks.PATIENCE:.0f} s and may be lost."
+            )
         self.flush(trainer)
         self._scenes.clear()
 
 
-def _nobody() -> None:
-    return None
+def _named(collected: Probes, dataset: Any) -> Probes:
+    """The probes with what their data set knows of names and normalization."""
+    names = probes.find_class_names(dataset)
+    if collected.labels is not None and names and int(torch.as_tensor(collected.labels).max()) >= len(names):
+        names = None
+    return replace(collected, class_names=names, space=find_normalization(dataset) or estimated(collected.images))
 
 
 def _observe(

@@ -35,12 +35,12 @@ class Look:
     """What one forward gave, detached.
 
     Attributes:
-        logits: (n, k).
+        logits: (n, k); None where no explanation was asked for.
         outputs: what the recorded layers returned, by name.
         maps: a signed map (n, y, x) for each explanation, at its layer's resolution, in units of its score.
     """
 
-    logits: Tensor
+    logits: Tensor | None
     outputs: dict[str, Tensor]
     maps: list[Tensor]
 
@@ -69,6 +69,8 @@ def look(
     Raises:
         ValueError: where a layer does not run, does not lead to the logits, or no logits can be read.
     """
+    if not layers and not explanations:
+        return Look(None, {}, [])
     scores = [targets_.resolve(explanation.target, len(images)) for explanation in explanations]
     chunk = partial(_look, model, images, forward or model, others, layers, explanations, scores)
     parts = in_chunks(chunk, len(images))
@@ -94,28 +96,37 @@ def _look(
         _map(logits, recorded[explanation.layer], explanation, score(rows), keep=i + 1 < len(explanations))
         for i, (explanation, score) in enumerate(zip(explanations, scores, strict=True))
     ]
-    return Look(logits.detach(), {name: recorded[name].detach() for name in layers}, maps)
+    return Look(None if logits is None else logits.detach(), {name: recorded[name].detach() for name in layers}, maps)
 
 
 def _forward(
     model: nn.Module, images: Tensor, forward: Forward, names: Sequence[str], explained: Sequence[str]
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor | None, dict[str, Tensor]]:
     # Under no_grad up to the first explained layer, so that nothing before it is kept. A model that puts its backbone
     # under no_grad itself restores our no_grad after the layer: then once more, recording from the start.
     for grad in (torch.no_grad, torch.enable_grad):
         with grad(), layers_.record(model, names, differentiable=explained) as recorded:
-            logits = outputs_.logits(forward(images.clone()))  # a clone made here is not an inference tensor
-        if logits.requires_grad or not explained:
+            output = forward(images.clone())  # a clone made here is not an inference tensor
+            logits = outputs_.logits(output) if explained else None
+        if logits is None or logits.requires_grad:
             break
+    if logits is not None and len(logits) != len(images):
+        raise ValueError(
+            f"the model returned {len(logits)} rows of logits for {len(images)} images. Give `forward=` a function "
+            "(model, images) -> logits (n, k)."
+        )
     return logits, recorded
 
 
-def _map(logits: Tensor, activations: Tensor, explanation: Explanation, target: targets_.Target, keep: bool) -> Tensor:
+def _map(
+    logits: Tensor | None, activations: Tensor, explanation: Explanation, target: targets_.Target, keep: bool
+) -> Tensor:
     if activations.ndim != 4:
         raise ValueError(
             f"`layer` is {explanation.layer!r}, whose output has shape {tuple(activations.shape)}. "
             "Choose a layer that returns maps (n, c, y, x)."
         )
+    assert logits is not None  # they are read wherever something is explained
     with torch.enable_grad():
         score = target(logits)
         total = score.sum()
@@ -126,7 +137,13 @@ def _map(logits: Tensor, activations: Tensor, explanation: Explanation, target: 
         (gradient,) = torch.autograd.grad(total, activations, retain_graph=keep, allow_unused=True)
     if gradient is None:
         raise ValueError(f"`layer` is {explanation.layer!r}, which does not lead to the score. Choose one that does.")
-    return resolve(explanation.method)(_wide(activations.detach()), _wide(gradient))
+    signed = resolve(explanation.method)(_wide(activations.detach()), _wide(gradient))
+    expected = activations.shape[:1] + activations.shape[2:]
+    if signed.shape != expected:
+        raise ValueError(
+            f"`method` returned shape {tuple(signed.shape)}. Return maps (n, y, x), here {tuple(expected)}."
+        )
+    return signed
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -135,7 +152,7 @@ def _wide(tensor: Tensor) -> Tensor:
 
 def _joined(parts: Sequence[Look]) -> Look:
     return Look(
-        torch.cat([part.logits for part in parts]),
+        None if parts[0].logits is None else torch.cat([part.logits for part in parts if part.logits is not None]),
         {name: torch.cat([part.outputs[name] for part in parts]) for name in parts[0].outputs},
         [torch.cat(maps) for maps in zip(*(part.maps for part in parts), strict=True)],
     )

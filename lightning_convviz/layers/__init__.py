@@ -1,6 +1,17 @@
 """Find layers by name, glob, type or "auto"; record what they output; stop the forward early."""
 
-from lightning_convviz.layers.record import Layers, StopForward, clean, compiled, find, find_one, named, record, require
+from lightning_convviz.layers.record import (
+    Layers,
+    StopForward,
+    clean,
+    compiled,
+    find,
+    find_one,
+    named,
+    record,
+    require,
+    wrappers,
+)
 from lightning_convviz.layers.survey import Run, convolutions, last_map, require_maps, settled, spread, survey
 
 __all__ = [
@@ -20,4 +31,5 @@ __all__ = [
     "settled",
     "spread",
     "survey",
+    "wrappers",
 ]

@@ -40,6 +40,19 @@ def compiled(model: nn.Module) -> list[str]:
     ]
 
 
+def wrappers(model: nn.Module) -> dict[str, nn.Module]:
+    """By the name of what they hold, the outermost wrappers that `torch.compile` made of sub-modules.
+
+    Hooks on them run outside the compiled region.
+    """
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        inside = any(f"{clean(name)}.".startswith(f"{outer}.") for outer in found)
+        if name and isinstance(module, torch._dynamo.OptimizedModule) and not inside:
+            found[clean(name)] = module
+    return found
+
+
 def find(model: nn.Module, layers: Layers, *, argument: str = "layers") -> list[str]:
     """Names of the sub-modules that names, globs or module types stand for, without repetition.
 

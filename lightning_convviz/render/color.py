@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -33,7 +34,8 @@ def colormap(name: str, device: torch.device | None = None) -> UInt8[Tensor, "le
 
     if name not in colormaps:
         raise ValueError(f"`colormap` is {name!r}, which matplotlib does not have. 'viridis' or 'magma', for example.")
-    table = colormaps[name](torch.linspace(0, 1, LEVELS).numpy(), bytes=True)[:, :3]
+    # NumPy, since the writer's thread comes by here while training may have changed torch's default type.
+    table = colormaps[name](np.linspace(0, 1, LEVELS), bytes=True)[:, :3]
     return torch.from_numpy(table.copy()).to(device)
 
 

@@ -109,7 +109,7 @@ class Picture:
 
     def json(self) -> str:
         """`about` as compact JSON; `v` counts the versions of this format."""
-        return json.dumps({"v": 1, **self.about}, separators=(",", ":"), ensure_ascii=False)
+        return json.dumps({"v": 1, **self.about}, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 @cache

@@ -51,7 +51,7 @@ def test_bad_arguments_are_refused_by_the_constructor(callback, arguments, messa
     ("make", "message"),
     [
         (lambda: ActivationLogger(max_channels=0), "`max_channels` is 0"),
-        (lambda: ActivationLogger(cmap="rainbows"), "`colormap` is 'rainbows'"),
+        (lambda: ActivationLogger(cmap="rainbows"), "`cmap` is 'rainbows'"),
         (lambda: FilterPatternLogger(num_filters=0), "`num_filters` is 0"),
         (lambda: FilterPatternLogger(steps=0), "`steps` is 0"),
         (lambda: FilterPatternLogger(size=4), "`size` is 4"),
@@ -102,7 +102,10 @@ def test_unknown_layers_fail_before_the_first_step(fit, counted, make, message, 
     [
         (lambda: ActivationLogger("net.head"), "`layers` holds 'net.head', whose output has shape"),
         (lambda: GradCAMLogger("net.pool", probes=torch.zeros(2, 1, 12, 16)), "Give `probes=` that are input"),
-        (lambda: GradCAMLogger(probes=(torch.zeros(2, 3, 12, 16), [0, 7])), "class 7; the model has classes 0 to 4"),
+        (
+            lambda: GradCAMLogger(probes=(torch.zeros(2, 3, 12, 16), [0, 7])),
+            "`probes` has label 7; the model has classes 0 to 4",
+        ),
         (lambda: GradCAMLogger(forward=lambda model, images: str(model(images))), "returned a str.*Give `forward=`"),
     ],
 )
