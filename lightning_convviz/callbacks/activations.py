@@ -134,9 +134,10 @@ class ActivationLogger(Watcher):
         strongest = maps.amax((2, 3)).mean(0).topk(min(STRONGEST, maps.shape[1])).indices.tolist()
         strip = self._strip(sheet, view, codes[:across], strongest, zooms[1])
         ids = list(view.probes.ids or ())
+        item = {"source": self._sources[name], "silent": silent, "pool": pool}
         about = {
             "kind": "activations", "layer": name, "epoch": view.epoch, "step": view.step, "scale": [0.0, top],
-            "rows": ids[:1], "columns": channels, "items": [{"source": self._sources[name], "silent": silent, "pool": pool}],
+            "rows": ids[:1], "columns": channels, "items": [item],
             "also": {"tiles": strip.geometry(), "rows": strongest, "columns": ids[:across]},
         }  # fmt: skip
         return sheet.picture(main=grid, colormap=self.cmap, legend=LEGEND, about=about)
@@ -176,9 +177,8 @@ class ActivationLogger(Watcher):
         sheet.write(f"Activations of {name}" + (f" → {source}" if source != name else ""), bold=True, x=x)
         sheet.write(view.moment, x=x)
         sheet.write(f"input: probe {_called(view.probes, 0)}", x=x)
-        sheet.write(
-            f"{shown}, {maps.shape[2]} × {maps.shape[3]}" + (f", means of {pool} × {pool}" if pool > 1 else ""), x=x
-        )
+        means = f", means of {pool} × {pool}" if pool > 1 else ""
+        sheet.write(f"{shown}, {maps.shape[2]} × {maps.shape[3]}{means}", x=x)
         sheet.write(f"{silent:.0%} of the values are 0 or less", x=x)
         sheet.y = max(sheet.y, below) + MARGIN
 

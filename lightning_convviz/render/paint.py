@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -38,17 +39,24 @@ def encode(picture: Picture, *, budget: int = 145_000) -> Encoded:
     `budget` bytes becomes a JPEG of quality 90, or as low as 60 to keep the budget, with the data in its comment.
     """
     image = paint(picture)
-    buffer = io.BytesIO()
-    info = PngInfo()
-    info.add_itxt("convviz", picture.json(), zip=True)
-    image.save(buffer, "PNG", pnginfo=info, compress_level=6)
-    comment = picture.json().encode()
-    for quality in (90, 75, 60) if image.mode == "RGB" and len(comment) <= JPEG_COMMENT else ():
+    png = partial(image.save, format="PNG", pnginfo=_chunk(picture), compress_level=6)
+    jpegs = [partial(image.save, format="JPEG", quality=each, comment=picture.json().encode()) for each in (90, 75, 60)]
+    if image.mode == "P":
+        tries = [png]
+    else:  # a large photograph's PNG takes ten times a JPEG's time, only to be thrown away
+        tries = [*([png] if 3 * image.width * image.height <= 4 * budget else []), *jpegs]
+    for save in tries:
+        buffer = io.BytesIO()
+        save(buffer)
         if buffer.tell() <= budget:
             break
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=quality, comment=comment)
     return Encoded(buffer.getvalue(), *image.size)
+
+
+def _chunk(picture: Picture) -> PngInfo:
+    info = PngInfo()
+    info.add_itxt("convviz", picture.json(), zip=True)
+    return info
 
 
 def paint(picture: Picture) -> Image.Image:
