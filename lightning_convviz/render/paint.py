@@ -2,7 +2,7 @@
 
 import io
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,24 +39,28 @@ def encode(picture: Picture, *, budget: int = 145_000) -> Encoded:
     `budget` bytes becomes a JPEG of quality 90, or as low as 60 to keep the budget, with the data in its comment.
     """
     image = paint(picture)
-    png = partial(image.save, format="PNG", pnginfo=_chunk(picture), compress_level=6)
-    jpegs = [partial(image.save, format="JPEG", quality=each, comment=picture.json().encode()) for each in (90, 75, 60)]
-    if image.mode == "P":
-        tries = [png]
-    else:  # a large photograph's PNG takes ten times a JPEG's time, only to be thrown away
-        tries = [*([png] if 3 * image.width * image.height <= 4 * budget else []), *jpegs]
-    for save in tries:
+    facts = picture.json().encode()
+    jpegs = [_jpeg(quality, facts) for quality in (90, 75, 60)] if image.mode == "RGB" else []
+    if len(facts) > JPEG_COMMENT:
+        jpegs = []
+    # A large photograph's PNG takes ten times a JPEG's time, only to be thrown away.
+    large = 3 * image.width * image.height > 4 * budget
+    for options in jpegs if jpegs and large else [_png(picture), *jpegs]:
         buffer = io.BytesIO()
-        save(buffer)
+        image.save(buffer, **options)
         if buffer.tell() <= budget:
             break
     return Encoded(buffer.getvalue(), *image.size)
 
 
-def _chunk(picture: Picture) -> PngInfo:
+def _png(picture: Picture) -> dict[str, Any]:
     info = PngInfo()
     info.add_itxt("convviz", picture.json(), zip=True)
-    return info
+    return {"format": "PNG", "pnginfo": info, "compress_level": 6}
+
+
+def _jpeg(quality: int, facts: bytes) -> dict[str, Any]:
+    return {"format": "JPEG", "quality": quality, "comment": facts}
 
 
 def paint(picture: Picture) -> Image.Image:

@@ -1,15 +1,20 @@
 """How the callbacks behave: what fails, fails in the first second and says why; what fails later harms nothing."""
 
+import copy
 import gc
+import pickle
 import re
 import threading
+import warnings
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as L
 import torch
-from fits import Events, Watched, data, three
+from fits import Events, Watched, data, facts, three
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 from torch.nn import functional as F
@@ -422,15 +427,11 @@ def test_any_number_of_channels(fit, channels):
 def test_small_batches_fill_the_probes_until_the_first_drawing(fit):
     watcher = GradCAMLogger(num_probes=7, on_error="raise")
     trainer = fit([watcher], val=DataLoader(data(20, seed=1), batch_size=2))
-    from fits import facts
-
     drawn = Events(trainer.logger.log_dir).images("gradcam/probes")
     assert [facts(image)["rows"] for image in drawn] == [list(range(7))] * 2
 
 
 def test_labels_and_names_come_from_the_data_set(fit):
-    from fits import facts
-
     class Named(Dataset):
         classes = ("ant", "bee", "cat", "dog", "emu")
         items = data(20, seed=1)
@@ -456,3 +457,243 @@ def test_pictures_of_a_folder(fit, tmp_path):
     assert probes.ids == ("a.png", "b.png")
     trainer = fit(three(probes=str(tmp_path)))
     assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [6, 12]
+
+
+# -- what a review found ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda callback: pickle.loads(pickle.dumps(callback))])
+@pytest.mark.parametrize("callback", CALLBACKS)
+def test_callbacks_can_be_copied_and_sent_to_other_processes(fit, callback, copied):
+    trainer = fit([copied(callback(on_error="raise", num_probes=2))], max_epochs=1)
+    assert Events(trainer.logger.log_dir).tags
+
+
+def test_activations_and_patterns_need_no_classifier(fit):
+    class Autoencoder(Watched):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return F.mse_loss(self(batch[0]), batch[0])
+
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.log("val_loss", self.training_step(batch, batch_idx))
+
+    module = Autoencoder(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1)))
+    trainer = fit(three()[:2], module=module)
+    assert {"activations/net.0", "filters/net.2"} <= Events(trainer.logger.log_dir).tags
+
+
+def test_no_image_is_a_probe_twice(fit):
+    watcher = GradCAMLogger(num_probes=8, on_error="raise")
+    seen = []
+    watcher.draw = lambda view: seen.append(view.probes.images.clone()) or {}
+    fit([watcher], val=DataLoader(data(20, seed=1), batch_size=2))
+    assert [len(images) for images in seen] == [4, 8, 8]
+    assert len(seen[1].flatten(1).unique(dim=0)) == 8
+    assert torch.equal(seen[1], seen[2])
+
+
+def test_buffers_that_repeat_their_memory_and_scripted_parts_do_no_harm(fit, tiny):
+    class Module(Watched):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__(net)
+            self.register_buffer("scale", torch.ones(1).expand(3), persistent=False)
+            self.stream = torch.Generator().manual_seed(0)
+
+        def forward(self, images: Any) -> Any:
+            torch.rand(1, generator=self.stream)
+            return self.net(images * self.scale[:, None, None])
+
+    states = []
+    for watchers in ([], three()):
+        module = Module(tiny())
+        fit(watchers, module=module)
+        states.append(module.stream.get_state())
+    assert torch.equal(*states)
+
+
+def test_hooks_that_look_for_the_forward_do_not_pile_up(fit, tiny):
+    class Module(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.most = tiny(), 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return F.cross_entropy(self.net(batch[0] / 2), batch[1])
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.most = max(self.most, len(self.net.conv1._forward_pre_hooks))
+            self.log("val_loss", F.cross_entropy(self.net(batch[0] / 2), batch[1]))
+
+        configure_optimizers = Watched.configure_optimizers
+
+    module = Module()
+    with pytest.raises(ValueError, match="has no `forward` of its own"):
+        fit([GradCAMLogger(num_probes=2)], module=module)
+    assert module.most == 1
+    module = Module()
+    fit([GradCAMLogger(num_probes=2, forward="net")], module=module)
+    assert module.most == 0
+
+
+@pytest.mark.parametrize("value", [-100, 7])
+def test_integers_that_are_no_classes_are_not_taken_for_labels(fit, value):
+    class Module(Watched):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.log("val_loss", self(batch[0]).mean(), batch_size=8)
+
+    images = data(20, seed=1).tensors[0]
+    val = DataLoader(torch.utils.data.TensorDataset(images, torch.full((20,), value)), batch_size=8)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        trainer = fit([GradCAMLogger(on_error="raise")], module=Module(fit_net()), val=val)
+    (first, _) = Events(trainer.logger.log_dir).images("gradcam/probes")
+    assert facts(first)["columns"] == ["input", "predicted"]
+    assert any("is no class of the model" in str(one.message) for one in told) == (value == 7)
+
+
+def test_images_of_another_size_are_left_out_of_the_probes(fit):
+    val = [(torch.randn(1, 3, 12, 16 + index % 2), torch.tensor([index % 5])) for index in range(6)]
+    loader = DataLoader(val, batch_size=None)
+    trainer = fit([GradCAMLogger(num_probes=4, on_error="raise")], val=loader)
+    (first, _) = Events(trainer.logger.log_dir).images("gradcam/probes")
+    assert len(facts(first)["rows"]) == 3
+
+
+def test_another_model_on_the_same_trainer_begins_anew(fit, tmp_path):
+    trainer = fit(three(), max_epochs=1)
+    trainer.fit_loop.max_epochs = 2
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    loader = DataLoader(data(20, seed=1), batch_size=8)
+    trainer.fit(Watched(net), loader, loader)
+    assert "activations/net.0" in Events(trainer.logger.log_dir).tags
+
+
+def test_a_net_that_takes_one_size_only_gets_patterns_of_that_size(fit):
+    class Fixed(nn.Sequential):
+        def forward(self, images: Any) -> Any:
+            assert images.shape[-1] == 120
+            return super().forward(images)
+
+    net = Fixed(nn.Conv2d(3, 4, 3, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    probes = torch.randn(2, 3, 120, 120)
+
+    class Module(Watched):
+        def forward(self, images: Any) -> Any:
+            return self.net(F.interpolate(images, (120, 120)) if images.shape[-1] == 16 else images)
+
+    watcher = FilterPatternLogger(num_filters=1, steps=1, probes=probes, on_error="raise")
+    trainer = fit([watcher], module=Module(net), max_epochs=1)
+    assert facts(Events(trainer.logger.log_dir).images("filters/net.0")[0])["tiles"]["w"] % 120 == 0
+    with pytest.raises(ValueError, match="`size` is 64, and the model fails on it"):
+        fit([FilterPatternLogger(steps=1, probes=probes, size=64)], module=Module(net), max_epochs=1)
+
+
+def test_a_diverged_net_is_called_that(fit):
+    class Diverges(Watched):
+        def on_validation_epoch_start(self) -> None:
+            if not self.trainer.sanity_checking:
+                self.net[4].head.weight.data.fill_(float("nan"))
+
+    trainer = fit([GradCAMLogger(on_error="raise")], module=Diverges(fit_net()), max_epochs=1)
+    (drawn,) = Events(trainer.logger.log_dir).images("gradcam/probes")
+    assert {(item["right"], item["p_predicted"], item["peaks"][0]) for item in facts(drawn)["items"]} == {(None,) * 3}
+
+
+def test_a_slow_writer_is_waited_for_once(fit, monkeypatch):
+    gate = threading.Event()
+    monkeypatch.setitem(sinks.SINKS, "TensorBoardLogger", lambda logger, files: gate.wait(20))
+    monkeypatch.setattr(sinks, "PATIENCE", 0.2)
+    with pytest.warns(UserWarning, match="not written within") as told:
+        fit(three(), max_epochs=1)
+    gate.set()
+    assert sum("not written within" in str(one.message) for one in told) == 1
+
+
+def test_what_was_drawn_before_a_crash_is_written(fit, tiny):
+    class Breaks(L.Callback):
+        def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            if not trainer.sanity_checking:
+                raise RuntimeError("just then")
+
+    module = Watched(tiny())
+    with pytest.raises(RuntimeError, match="just then"):
+        fit([Breaks(), *three()], module=module)
+    assert Events(module.trainer.logger.log_dir).steps("gradcam/probes") == [6]
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [([], "`layers` is empty"), (5, "`layers` is 5. It can be names"), ([5], r"`layers` is \[5\]")],
+)
+@pytest.mark.parametrize("callback", CALLBACKS[:2])
+def test_layers_are_checked_by_the_constructor(callback, layers, message):
+    with pytest.raises(Exception, match=r"\w") as caught:
+        callback(layers)
+    if "TypeCheck" not in caught.type.__name__:
+        assert re.search(message, str(caught.value))
+
+
+def test_a_method_of_the_wrong_shape_is_refused(fit):
+    with pytest.raises(ValueError, match="`method` returned shape"):
+        fit([GradCAMLogger(method=lambda activations, gradients: activations)])
+
+
+def test_the_first_event_of_a_tag_describes_it(fit):
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    trainer = fit([GradCAMLogger(on_error="raise")])
+    (path,) = Path(trainer.logger.log_dir).glob("events*")
+    values = [value for event in EventFileLoader(str(path)).Load() for value in event.summary.value]
+    first = next(value for value in values if value.tag == "gradcam/probes")
+    assert first.metadata.plugin_data.plugin_name == "images"
+    assert "Class activation heatmaps" in first.metadata.summary_description
+    assert first.metadata.data_class == 3  # DATA_CLASS_BLOB_SEQUENCE
+
+
+def test_a_step_never_repeats(fit):
+    class Again(L.Callback):
+        """Validates twice at the same step."""
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            trainer.fit_loop.epoch_loop.val_loop.run()
+
+    trainer = fit([GradCAMLogger(on_error="raise"), Again()])
+    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [6, 12]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_maps_are_those_of_the_averaged_weights_wherever_the_averaging_stands(fit, tiny, before):
+    """The averaged weights, which make the metrics, are in place at the drawing, in either order of callbacks."""
+    drawn = []
+    watcher = GradCAMLogger(on_error="raise")
+    watcher.draw = lambda view: drawn.append(view.model.net.head.weight.detach().clone()) or {}
+    module = Watched(tiny())
+    validated = []
+    step = module.validation_step
+    module.validation_step = lambda *args: (validated.append(module.net.head.weight.detach().clone()), step(*args))[1]
+    averaging = WeightAveraging()
+    fit([watcher, averaging] if before else [averaging, watcher], module=module)
+    assert torch.equal(drawn[-1], validated[-1])
+    assert not torch.equal(drawn[-1], drawn[-2])
+
+
+def test_the_forward_is_in_the_precision_of_the_run(fit):
+    seen = []
+    watcher = GradCAMLogger(
+        on_error="raise", forward=lambda model, images: seen.append(model.net(images).dtype) or model(images)
+    )
+    fit([watcher], precision="bf16-mixed", max_epochs=1)
+    assert set(seen) == {torch.bfloat16}
+
+
+def fit_net() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), Head())
+
+
+class Head(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, maps: Any) -> Any:
+        return self.head(maps.mean((2, 3)))
