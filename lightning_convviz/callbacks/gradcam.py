@@ -23,6 +23,8 @@ from lightning_convviz.render.sheet import MARGIN, RIGHT, UNKNOWN, WRONG, Block,
 
 SIDE = 108  # about how large a tile is drawn, in pixels: three of them fill TensorBoard's card
 
+FAINT = 0.02  # of the row's peak: less can't be seen
+
 LEGEND = """**Class activation heatmaps**: for each probe the picture, and over its gray copy where the evidence lies
 for the predicted and, where known, for the true class. Without evidence the picture shows untouched; the hotter, the
 more. The two maps of a row share one scale, whose end, the peak, is stamped in units of the logit. A green frame:
@@ -183,10 +185,19 @@ def _caption(sheet: Sheet, grid: Block, row: int, item: dict[str, Any]) -> None:
         sheet.label(text, x, y - sheet.line - 2, color=color)
     sheet.frame(grid, first, first + grid.columns - 1, color)
     for index, value in enumerate(item["peaks"], start=1):
-        words = ("not a", "number") if value is None else ("no positive", "evidence") if value <= 0 else ()
+        words = _verdict(value, max(finite, default=0.0))
         left, top = grid.corner(first + index)
         for line, word in enumerate(words):
             sheet.label(word, left + 4, top + 4 + line * sheet.line, boxed=True, width=grid.size[0])
+
+
+def _verdict(peak: float | None, row: float) -> tuple[str, ...]:
+    """What to write on a map that shows nothing; `row` is the peak that it is scaled to."""
+    if peak is None:
+        return "not a", "number"
+    if peak <= 0:
+        return "no positive", "evidence"
+    return ("hardly any", "evidence") if peak < FAINT * row else ()
 
 
 def _fitted(photos: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n 3 v u"], int]:
