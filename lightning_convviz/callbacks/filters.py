@@ -19,7 +19,10 @@ from lightning_convviz.render import Picture, Sheet, rgb
 from lightning_convviz.render.sheet import GAP, MARGIN, near_square, numbers, zoom_for
 
 LAYERS = 4  # what "auto" draws
-RATE = 0.2  # of Adam: ten steps at 0.2 raise a filter of a CIFAR-10 ResNet-20 about as far as sixteen at 0.1
+# Adam's learning rate. Eight steps at 0.2 show the same as sixteen at 0.1; on a CIFAR-10 ResNet-20 they raise a filter
+# two thirds to four fifths as far (median over 16 filters: 7.6 and 6.2 standard deviations over real images against 9.4
+# and 9.3 in two layers; the best of 500 test images reached 2.9).
+RATE = 0.2
 SIDE = 96  # patterns of larger inputs are made at this size: a filter's pattern repeats, and their cost is its square
 
 LEGEND = """**Filter patterns**: for each filter of the layer an image that excites it, found by gradient ascent from a
@@ -62,7 +65,7 @@ class FilterPatternLogger(Watcher):
         layers: str | type[nn.Module] | list[str] | list[type[nn.Module]] | list[Any] = "auto",
         *,
         num_filters: int = 16,
-        steps: int = 10,
+        steps: int = 8,
         size: int | None = None,
         seed: int = 0,
         objective: str = "rise",
