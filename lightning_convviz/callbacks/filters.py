@@ -134,7 +134,7 @@ class FilterPatternLogger(Watcher):
         sheet.write(f"What excites filters of {name}", bold=True)
         sheet.write(view.moment)
         sheet.write(f"{len(channels)} of {view.runs[name].shape[1]} filters, {self.steps} steps from a blank image")
-        sheet.write("below each: filter, mean activation")
+        sheet.write("below each: filter, mean of its map")
         grid = sheet.tiles(tiles, columns=columns, zoom=zoom, below=sheet.line)
         activations = found.activations.tolist()
         for index, (channel, value) in enumerate(zip(channels, numbers(activations), strict=True)):
