@@ -51,7 +51,8 @@ def test_the_blocks_of_the_readme_run_one_after_the_other(tiny, tmp_path, monkey
 def test_files_that_the_readme_shows_are_there():
     for path in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / path).exists(), path
-    assert Image.open(ROOT / "examples/pictures/demo.jpg").width > 800
+    with Image.open(ROOT / "examples/pictures/demo.jpg") as picture:
+        assert picture.width > 800
 
 
 def test_the_demo_trains_draws_and_says_where_to_look(tmp_path):
