@@ -18,7 +18,7 @@ from lightning_convviz.render import Picture, Sheet, colormap, encode_values, rg
 from lightning_convviz.render.sheet import GAP, MARGIN, Block, near_square, numbers, zoom_for
 
 LAYERS = 5  # what "auto" draws
-PIXELS = 150_000  # of maps in a picture: as palette PNG about 100 kB
+PIXELS = 140_000  # of maps in a picture: as palette PNG about 100 kB
 FEWEST = 16  # channels that are kept before maps are made smaller
 STRONGEST = 3  # channels that are shown on every probe
 WIDEST = 1_200  # pixels of a picture; more probes than fit are left out of its lower part
