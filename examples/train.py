@@ -107,7 +107,7 @@ def build_data(data: str = "shapes", root: str = "data", *, seed: int = 0, short
         raise SystemExit(f"unknown data set {data!r}: choose from {', '.join(PUBLIC)}, shapes, folder:PATH")
     normalize = T.Normalize(*STATISTICS[name])
     if name == "shapes":
-        train = Shapes(6000, seed=seed, shortcut=shortcut, transform=normalize)
+        train = Shapes(8000, seed=seed, shortcut=shortcut, transform=normalize)
         return train, Shapes(1500, seed=seed + 1_000_000, transform=normalize), train.classes
     plain = T.Compose([T.ToTensor(), normalize])
     if name == "folder":
@@ -150,7 +150,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a small ConvNet and log what it sees to TensorBoard.")
     parser.add_argument("--data", default="shapes", help="shapes, cifar10, fashion_mnist, mnist or folder:PATH")
     parser.add_argument("--data-dir", default="data", help="where downloads are kept")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--logdir", default="logs")
     parser.add_argument("--seed", type=int, default=0)
