@@ -4,7 +4,7 @@ import difflib
 import fnmatch
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 # Names of attributes that wrappers put between a module and its parent; they mean nothing to the user.
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
-T = TypeVar("T")
 Layers = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 
 
