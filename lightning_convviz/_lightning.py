@@ -1,10 +1,11 @@
 """The only place that imports Lightning, in whichever of its two namespaces are installed."""
 
 import importlib
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from lightning_utilities.core.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -25,9 +26,19 @@ else:
     Callback = type("Callback", _callback_classes(), {})
     LightningModule = Trainer = Any
 
-__all__ = ["Callback", "LightningModule", "Trainer", "rank_zero_warn"]
+__all__ = ["Callback", "LightningModule", "Trainer", "rank_zero_info", "rank_zero_warn"]
 
-SHARDED = frozenset({"FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"})
+# By name, since every class exists in two namespaces. DeepSpeed's and FSDP's strategies look replicated or inherit from
+# one that is, so they are asked about first.
+UNFIT = {
+    "FSDPStrategy": "Use ModelParallelStrategy (FSDP2)",
+    "DeepSpeedStrategy": "Use DDP, or ModelParallelStrategy (FSDP2)",
+    "XLAFSDPStrategy": "Use another strategy",
+}
+SHARDED = frozenset({"ModelParallelStrategy"})
+REPLICATED = frozenset({"DDPStrategy"})
+
+STAND_ALONE = ("validate", "test")
 
 
 def fitting(trainer: Trainer) -> bool:
@@ -35,14 +46,65 @@ def fitting(trainer: Trainer) -> bool:
     return trainer.state.fn == "fit"
 
 
+def stage(trainer: Trainer) -> str:
+    """What the trainer was asked to do: "fit", "validate" or "test"."""
+    return getattr(trainer.state.fn, "value", "")
+
+
 def is_last_batch(trainer: Trainer) -> bool:
     """Whether the validation batch that just passed is the last of this validation, over all loaders."""
-    return bool(trainer.fit_loop.epoch_loop.val_loop.batch_progress.is_last_batch)
+    return bool(_loop(trainer).batch_progress.is_last_batch)
 
 
-def is_sharded(trainer: Trainer) -> bool:
-    """Whether no rank holds the whole model, so that none can run it alone."""
-    return any(base.__name__ in SHARDED for base in type(trainer.strategy).__mro__)
+def _loop(trainer: Trainer) -> Any:
+    if fitting(trainer):
+        return trainer.fit_loop.epoch_loop.val_loop
+    return trainer.test_loop if trainer.state.fn == "test" else trainer.validate_loop
+
+
+def loaders(trainer: Trainer) -> list[Any]:
+    """The validation (or test) loaders, untouched."""
+    given = trainer.test_dataloaders if trainer.state.fn == "test" else trainer.val_dataloaders
+    if isinstance(given, Mapping):
+        return list(given.values())
+    return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def batches(trainer: Trainer) -> list[int | float]:
+    """How many batches each validation (or test) loader gives; empty before they are set up."""
+    found = trainer.num_test_batches if trainer.state.fn == "test" else trainer.num_val_batches
+    return list(found) if isinstance(found, list | tuple) else [found]
+
+
+def of_loader(trainer: Trainer, batch: Any, loader: int) -> Any:
+    """One loader's part of a batch, where loaders are combined side by side (`CombinedLoader`) and not in turn."""
+    if _loop(trainer)._is_sequential:
+        return batch
+    parts = list(batch.values()) if isinstance(batch, Mapping) else batch
+    return parts[loader]
+
+
+def in_turn(trainer: Trainer) -> bool:
+    """Whether several loaders come one after the other, each batch with its loader's index."""
+    return bool(_loop(trainer)._is_sequential)
+
+
+def unfit(strategy: Any) -> str | None:
+    """Why a strategy can't be watched, and what to do; None where it can."""
+    for base in type(strategy).__mro__:
+        if base.__name__ in UNFIT:
+            return f"{type(strategy).__name__} keeps its parameters in pieces. {UNFIT[base.__name__]}"
+    return None
+
+
+def is_sharded(strategy: Any) -> bool:
+    """Whether no rank holds the whole model: then all of them have to run it together."""
+    return any(base.__name__ in SHARDED for base in type(strategy).__mro__)
+
+
+def is_replicated(strategy: Any) -> bool:
+    """Whether every rank holds the same whole model."""
+    return unfit(strategy) is None and any(base.__name__ in REPLICATED for base in type(strategy).__mro__)
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -36,6 +36,10 @@ class Patterns:
     images: Float[Tensor, "n c h w"]
     activations: Float[Tensor, " n"]
 
+    def cpu(self) -> "Patterns":
+        """The same in main memory."""
+        return Patterns(self.images.cpu(), self.activations.cpu())
+
 
 def mean(channels: Sequence[int]) -> Objective:
     """Image `i` is to raise channel `channels[i]`: the mean of its map without the border.

@@ -1,6 +1,6 @@
 """Logits out of whatever a model returns."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,12 +10,17 @@ from torch import Tensor
 _NAMES = ("logits", "out", "output", "outputs", "y_hat", "preds", "pred")
 
 
-def logits(output: Any) -> Float[Tensor, "n k"]:
+def logits(output: Any, read: Callable[[Any], Any] | None = None) -> Float[Tensor, "n k"]:
     """The class logits in a model's output, in float32 (float64 stays).
+
+    Args:
+        output: what the model returned.
+        read: how to get logits out of it, where that is not as follows.
 
     Understood are a tensor (n, k); a mapping or an object that holds one under `logits` (or `out`, `output`, `y_hat`,
     `preds`); a tuple or list whose first such tensor counts (auxiliary heads come after the main one). A head with one
-    logit `z`, shape (n,) or (n, 1), becomes the two classes `(-z/2, z/2)`: their softmax is the sigmoid of `z`.
+    logit `z`, shape (n,) or (n, 1), becomes the two classes `(-z/2, z/2)`: their softmax is the sigmoid of `z`. Rows of
+    probabilities `p` (not negative, with sum 1) become `log p`, whose softmax they are; log-softmax outputs stay.
 
     Raises:
         ValueError: where no logits can be read.
@@ -26,16 +31,24 @@ def logits(output: Any) -> Float[Tensor, "n k"]:
         >>> logits(torch.tensor([[3.0]])).softmax(-1)[0, 1]  # = sigmoid(3)
         tensor(0.9526)
     """
-    found = _find(output)
+    returned = output if read is None else read(output)
+    found = _find(returned)
     if found is None:
+        who = "the model" if read is None else "`output`"
         raise ValueError(
-            f"the model returned {_describe(output)}, where class logits of shape (n, k) were expected. "
-            "Give `forward=` a function (model, images) -> logits."
+            f"{who} returned {_describe(returned)}, where class logits of shape (n, k) were expected. "
+            "Give `output=` a function (what the model returns) -> logits."
         )
     if found.ndim == 1 or found.shape[1] == 1:
         half = found.reshape(-1) / 2
         found = torch.stack([-half, half], dim=1)
-    return found if found.dtype == torch.float64 else found.float()
+    return _unsquashed(found if found.dtype == torch.float64 else found.float())
+
+
+def _unsquashed(found: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    """Rows that are probabilities as their logarithms. Row by row: images don't mix."""
+    squashed = (found >= 0).all(1) & ((found.sum(1) - 1).abs() < 1e-2)  # bfloat16 adds up to no better
+    return torch.where(squashed[:, None], found.clamp(min=torch.finfo(found.dtype).tiny).log(), found)
 
 
 def _find(output: Any) -> Tensor | None:

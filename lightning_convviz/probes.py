@@ -134,6 +134,10 @@ class Probes:
             others={key: other[index.to(other.device)] for key, other in self.others.items()},
         )
 
+    def cpu(self) -> "Probes":
+        """The same probes in main memory."""
+        return replace(self, images=self.images.cpu(), others={key: other.cpu() for key, other in self.others.items()})
+
     def name(self, label: int) -> str:
         """The name of a class."""
         known = self.class_names is not None and label < len(self.class_names)

@@ -58,5 +58,5 @@ def test_half_precision_is_widened_and_double_stays(given, expected):
     ],
 )
 def test_what_can_t_be_read_is_described(output, described):
-    with pytest.raises(ValueError, match=rf"the model returned {described}, where class logits.*Give `forward=`"):
+    with pytest.raises(ValueError, match=rf"the model returned {described}, where class logits.*Give `output=`"):
         logits(output)

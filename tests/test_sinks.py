@@ -23,7 +23,7 @@ class Logger:
 @pytest.fixture
 def written(monkeypatch):
     files = []
-    monkeypatch.setattr(sinks, "SINKS", {"Logger": lambda logger, each: files.append(each)})
+    monkeypatch.setattr(sinks.table, "SINKS", {"Logger": lambda logger, each: files.append(each)})
     return files
 
 
@@ -35,14 +35,14 @@ def test_a_sink_is_found_by_the_name_of_the_class_or_of_one_it_inherits_from(wri
     class Mine(Logger):
         pass
 
-    assert sinks.find(Mine()) is sinks.SINKS["Logger"]
+    assert sinks.find(Mine()) is sinks.table.SINKS["Logger"]
     assert sinks.find(object()) is None
 
 
 def test_drawings_are_written_in_order_and_the_thread_ends(written):
     writer = sinks.Writer()
     for step in range(5):
-        writer.submit([Logger()], [drawing(step)])
+        writer.submit([(drawing(step), [Logger()])])
         assert writer.drain()
     assert [each.drawing.step for each in written] == list(range(5))
     assert written[0].images["test/a"].data.startswith(b"\x89PNG")
@@ -51,9 +51,9 @@ def test_drawings_are_written_in_order_and_the_thread_ends(written):
 
 def test_draining_gives_up_after_its_time(monkeypatch):
     gate = threading.Event()
-    monkeypatch.setattr(sinks, "SINKS", {"Logger": lambda logger, files: gate.wait(10)})
+    monkeypatch.setattr(sinks.table, "SINKS", {"Logger": lambda logger, files: gate.wait(10)})
     writer = sinks.Writer()
-    writer.submit([Logger()], [drawing(1)])
+    writer.submit([(drawing(1), [Logger()])])
     start = time.monotonic()
     assert not writer.drain(timeout=0.05)
     assert time.monotonic() - start < 5
@@ -68,9 +68,9 @@ def test_one_logger_that_fails_does_not_keep_the_others_from_theirs(monkeypatch,
     def fail(logger, files):
         raise OSError("no space left")
 
-    monkeypatch.setitem(sinks.SINKS, "Broken", fail)
+    monkeypatch.setitem(sinks.table.SINKS, "Broken", fail)
     writer = sinks.Writer()
-    writer.submit([Broken(), Logger()], [drawing(1)])
+    writer.submit([(drawing(1), [Broken(), Logger()])])
     writer.drain()
     assert len(written) == 1
     assert writer.complaints() == ["test at step 1: OSError: no space left"]

@@ -1,6 +1,7 @@
 """ActivationLogger: every channel of chosen layers as a picture."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -42,9 +43,14 @@ class ActivationLogger(Watcher):
         probes: the images to watch: Probes, a tensor of model inputs, (images, labels), (data set, indices) or the
             path of a folder. By default some of the first validation batches, with as many classes as possible.
         num_probes: how many of them to take.
+        dataloader_idx: from which validation loader to take them, where there are several.
         every_n_epochs: draw in every n-th epoch; `"log"` draws at validations 1, 2, 4, 8, and so on.
         forward: how to get from the images to the model's output: the name of a sub-module, or a function
             (model, images) -> output. By default the module's own `forward`.
+        name: the first part of the tags, by default "activations"; tells several callbacks of a kind apart.
+        save_dir: a local folder for pictures as files, in folders by tag and step, beside what the loggers take.
+        save_images: keep the probes from the validation data in checkpoints, so that a resumed run shows the same
+            ones; False for private data.
         on_error: `"warn"`: a drawing that fails warns, and training goes on; `"raise"` is for tests.
         initial: dry-run a drawing before training, so that what does not fit fails at once; it is kept in
             `initial_pictures`.
@@ -68,14 +74,18 @@ class ActivationLogger(Watcher):
         cmap: str = "viridis",
         probes: ProbesLike = None,
         num_probes: int = 8,
+        dataloader_idx: int = 0,
         every_n_epochs: int | Literal["log"] = 1,
         forward: Forward = None,
+        name: str | None = None,
+        save_dir: str | Path | None = None,
+        save_images: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
         initial: bool = True,
     ) -> None:
         super().__init__(
-            probes=probes, num_probes=num_probes, every_n_epochs=every_n_epochs,
-            forward=forward, on_error=on_error, initial=initial,
+            probes=probes, num_probes=num_probes, dataloader_idx=dataloader_idx, every_n_epochs=every_n_epochs,
+            forward=forward, name=name, save_dir=save_dir, save_images=save_images, on_error=on_error, initial=initial,
         )  # fmt: skip
         check_layers(layers)
         at_least("max_channels", max_channels, 1)
@@ -88,8 +98,7 @@ class ActivationLogger(Watcher):
         self.cmap = cmap
 
     @override
-    def _begin(self) -> None:
-        super()._begin()
+    def begin(self) -> None:
         self._sources: dict[str, str] = {}  # layer -> the module whose output is drawn
         self._scales: dict[str, float] = {}
 
@@ -100,7 +109,7 @@ class ActivationLogger(Watcher):
 
     @override
     def resolve(self, model: nn.Module, runs: Mapping[str, layers_.Run]) -> None:
-        if self._sources:
+        if self._sources and set(self._sources.values()) <= runs.keys():
             return
         if self.layers == "auto":
             names = layers_.convolutions(runs, count=LAYERS)
@@ -115,8 +124,18 @@ class ActivationLogger(Watcher):
         return Wants(layers=list(self._sources.values()))
 
     @override
-    def draw(self, view: View) -> dict[str, Picture]:
-        return {f"activations/{name}": self._picture(view, name) for name in self._sources}
+    def draw(self, view: View, parts: list[Any]) -> dict[str, Picture]:
+        return {f"{self.name}/{name}": self._picture(view, name) for name in self._sources}
+
+    @override
+    def kept(self) -> dict[str, Any]:
+        return {"layers": repr(self.layers), "sources": dict(self._sources), "scales": dict(self._scales)}
+
+    @override
+    def keep(self, state: Mapping[str, Any]) -> None:
+        self._scales = dict(state["scales"])
+        if state["layers"] == repr(self.layers):
+            self._sources = dict(state["sources"])
 
     def _picture(self, view: View, name: str) -> Picture:
         maps = view.look.outputs[self._sources[name]].float()
@@ -136,8 +155,8 @@ class ActivationLogger(Watcher):
         ids = list(view.probes.ids or ())
         item = {"source": self._sources[name], "silent": silent, "pool": pool}
         about = {
-            "kind": "activations", "layer": name, "epoch": view.epoch, "step": view.step, "scale": [0.0, top],
-            "rows": ids[:1], "columns": channels, "items": [item],
+            "kind": "activations", "layer": name, "epoch": view.moment.epoch, "step": view.moment.step,
+            "scale": [0.0, top], "rows": ids[:1], "columns": channels, "items": [item],
             "also": {"tiles": strip.geometry(), "rows": strongest, "columns": ids[:across]},
         }  # fmt: skip
         return sheet.picture(main=grid, colormap=self.cmap, legend=LEGEND, about=about)
@@ -175,7 +194,7 @@ class ActivationLogger(Watcher):
         below, sheet.y = sheet.y, top
         x = block.x + block.size[0] + 2 * MARGIN
         sheet.write(f"Activations of {name}" + (f" → {source}" if source != name else ""), bold=True, x=x)
-        sheet.write(view.moment, x=x)
+        sheet.write(view.moment.caption, x=x)
         sheet.write(f"input: probe {_called(view.probes, 0)}", x=x)
         means = f", means of {pool} × {pool}" if pool > 1 else ""
         sheet.write(f"{shown}, {maps.shape[2]} × {maps.shape[3]}{means}", x=x)

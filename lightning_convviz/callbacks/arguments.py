@@ -1,12 +1,24 @@
 """Check the arguments that the callbacks share: an error names the argument, what came, and what would be right."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 Forward = str | Callable[..., Any] | None
 
 
-def check_common(*, num_probes: Any, every_n_epochs: Any, forward: Any, on_error: Any) -> None:
+def check_common(
+    *,
+    num_probes: Any,
+    dataloader_idx: Any,
+    every_n_epochs: Any,
+    forward: Any,
+    name: Any,
+    save_dir: Any,
+    save_images: Any,
+    on_error: Any,
+    initial: Any,
+) -> None:
     """Check what all callbacks take.
 
     Raises:
@@ -14,6 +26,7 @@ def check_common(*, num_probes: Any, every_n_epochs: Any, forward: Any, on_error
         ValueError: for a value out of range.
     """
     at_least("num_probes", num_probes, 1)
+    at_least("dataloader_idx", dataloader_idx, 0)
     if every_n_epochs != "log":
         at_least("every_n_epochs", every_n_epochs, 1)
     if forward is not None and not isinstance(forward, str) and not callable(forward):
@@ -21,6 +34,13 @@ def check_common(*, num_probes: Any, every_n_epochs: Any, forward: Any, on_error
             f"`forward` is a {type(forward).__name__}. It can be the name of a sub-module or a function "
             "(model, images) -> logits."
         )
+    if name is not None and (not isinstance(name, str) or not name.strip("/ ")):
+        raise ValueError(f"`name` is {name!r}. It must be a word for the tags, or None.")
+    if save_dir is not None and (not isinstance(save_dir, str | Path) or "://" in str(save_dir)):
+        raise ValueError(f"`save_dir` is {save_dir!r}. It must be the path of a local folder, or None.")
+    for argument, value in {"save_images": save_images, "initial": initial}.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"`{argument}` is {value!r}. It must be True or False.")
     if on_error not in ("warn", "raise"):
         raise ValueError(f"`on_error` is {on_error!r}. It can be 'warn' or 'raise'.")
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -44,8 +45,12 @@ class FilterPatternLogger(Watcher):
         objective: what is raised, see `ascent.patterns`.
         probes: images that give the range of values and the correlation of colors, see `ActivationLogger`.
         num_probes: how many to take from the validation data.
+        dataloader_idx: see `ActivationLogger`.
         every_n_epochs: draw in every n-th epoch; `"log"` draws at validations 1, 2, 4, 8, and so on.
         forward: see `ActivationLogger`.
+        name: the first part of the tags, by default "filters"; see `ActivationLogger`.
+        save_dir: see `ActivationLogger`.
+        save_images: see `ActivationLogger`.
         on_error: see `ActivationLogger`.
         initial: see `ActivationLogger`.
 
@@ -59,6 +64,7 @@ class FilterPatternLogger(Watcher):
     """
 
     name = "filters"
+    shares = True
 
     def __init__(
         self,
@@ -71,14 +77,18 @@ class FilterPatternLogger(Watcher):
         objective: str = "rise",
         probes: ProbesLike = None,
         num_probes: int = 8,
+        dataloader_idx: int = 0,
         every_n_epochs: int | Literal["log"] = 1,
         forward: Forward = None,
+        name: str | None = None,
+        save_dir: str | Path | None = None,
+        save_images: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
         initial: bool = True,
     ) -> None:
         super().__init__(
-            probes=probes, num_probes=num_probes, every_n_epochs=every_n_epochs,
-            forward=forward, on_error=on_error, initial=initial,
+            probes=probes, num_probes=num_probes, dataloader_idx=dataloader_idx, every_n_epochs=every_n_epochs,
+            forward=forward, name=name, save_dir=save_dir, save_images=save_images, on_error=on_error, initial=initial,
         )  # fmt: skip
         check_layers(layers)
         at_least("num_filters", num_filters, 1)
@@ -94,8 +104,7 @@ class FilterPatternLogger(Watcher):
         self.objective = objective
 
     @override
-    def _begin(self) -> None:
-        super()._begin()
+    def begin(self) -> None:
         self._channels: dict[str, list[int]] = {}
         self._fixed_size = False
 
@@ -106,7 +115,7 @@ class FilterPatternLogger(Watcher):
 
     @override
     def resolve(self, model: nn.Module, runs: Mapping[str, layers_.Run]) -> None:
-        if self._channels:
+        if self._channels and self._channels.keys() <= runs.keys():
             return
         if self.layers == "auto":
             names = layers_.convolutions(runs, count=LAYERS)
@@ -120,11 +129,31 @@ class FilterPatternLogger(Watcher):
         return Wants()
 
     @override
-    def draw(self, view: View) -> dict[str, Picture]:
-        return {f"filters/{name}": self._picture(view, name, channels) for name, channels in self._channels.items()}
+    def compute(self, view: View, mine: slice) -> dict[str, ascent.Patterns]:
+        shares = {name: channels[mine] for name, channels in self._channels.items() if channels[mine]}
+        found = {name: self._found(view, name, channels) for name, channels in shares.items()}
+        return found if mine == slice(None) else {name: each.cpu() for name, each in found.items()}
 
-    def _picture(self, view: View, name: str, channels: Sequence[int]) -> Picture:
-        found = self._found(view, name, channels)
+    @override
+    def draw(self, view: View, parts: list[Any]) -> dict[str, Picture]:
+        return {
+            f"{self.name}/{name}": self._picture(view, name, channels, _joined([part.get(name) for part in parts]))
+            for name, channels in self._channels.items()
+        }
+
+    @override
+    def kept(self) -> dict[str, Any]:
+        return {"chosen": self._chosen(), "channels": dict(self._channels)}
+
+    @override
+    def keep(self, state: Mapping[str, Any]) -> None:
+        if state["chosen"] == self._chosen():
+            self._channels = dict(state["channels"])
+
+    def _chosen(self) -> str:
+        return f"{self.layers!r}, {self.num_filters}"
+
+    def _picture(self, view: View, name: str, channels: Sequence[int], found: ascent.Patterns) -> Picture:
         space = view.probes.space
         assert space is not None  # the session gives one to all probes
         tiles = rgb(space.display(found.images))
@@ -132,7 +161,7 @@ class FilterPatternLogger(Watcher):
         zoom = zoom_for(tiles.shape[2], columns)
         sheet = Sheet(2 * MARGIN + columns * (tiles.shape[2] * zoom + GAP))
         sheet.write(f"What excites filters of {name}", bold=True)
-        sheet.write(view.moment)
+        sheet.write(view.moment.caption)
         sheet.write(f"{len(channels)} of {view.runs[name].shape[1]} filters, {self.steps} steps from a blank image")
         sheet.write("below each: filter, mean of its map")
         grid = sheet.tiles(tiles, columns=columns, zoom=zoom, below=sheet.line)
@@ -141,7 +170,7 @@ class FilterPatternLogger(Watcher):
             x, y = grid.corner(index)
             sheet.label(f"#{channel}  {value}", x, y + grid.size[1], width=grid.dx)
         about = {
-            "kind": "filters", "layer": name, "epoch": view.epoch, "step": view.step, "scale": None,
+            "kind": "filters", "layer": name, "epoch": view.moment.epoch, "step": view.moment.step, "scale": None,
             "rows": ["pattern"], "columns": list(channels),
             "items": [{"activation": float(f"{value:.3g}") if math.isfinite(value) else None} for value in activations],
         }  # fmt: skip
@@ -171,3 +200,14 @@ class FilterPatternLogger(Watcher):
         c, h, w = probes.images.shape[1:]
         factor = self.size / max(h, w) if self.size else min(1.0, SIDE / max(h, w))
         return c, max(1, round(h * factor)), max(1, round(w * factor))
+
+
+def _joined(parts: Sequence[ascent.Patterns | None]) -> ascent.Patterns:
+    """The patterns of all ranks, in the order of the channels, of which each rank had every n-th."""
+    given = [part for part in parts if part is not None]
+    images, activations = [list(part.images) for part in given], [list(part.activations) for part in given]
+    order = [(rank, row) for row in range(len(images[0])) for rank in range(len(images)) if row < len(images[rank])]
+    return ascent.Patterns(
+        torch.stack([images[rank][row] for rank, row in order]),
+        torch.stack([activations[rank][row] for rank, row in order]),
+    )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -39,8 +40,13 @@ class GradCAMLogger(Watcher):
         method: a name in `cams.METHODS`, or a function (activations, gradients) -> signed map.
         probes: the images to watch, see `ActivationLogger`; with labels, the true class is explained too.
         num_probes: how many to take from the validation data.
+        dataloader_idx: see `ActivationLogger`.
         every_n_epochs: draw in every n-th epoch; `"log"` draws at validations 1, 2, 4, 8, and so on.
         forward: see `ActivationLogger`; its output must hold class logits, see `outputs.logits`.
+        output: a function from what the model returns to logits (n, k), where they can't be found in it.
+        name: the first part of the tags, by default "gradcam"; see `ActivationLogger`.
+        save_dir: see `ActivationLogger`.
+        save_images: see `ActivationLogger`.
         on_error: see `ActivationLogger`.
         initial: see `ActivationLogger`.
 
@@ -62,24 +68,31 @@ class GradCAMLogger(Watcher):
         method: str | Callable[..., Any] = "gradcam",
         probes: ProbesLike = None,
         num_probes: int = 8,
+        dataloader_idx: int = 0,
         every_n_epochs: int | Literal["log"] = 1,
         forward: Forward = None,
+        output: Callable[..., Any] | None = None,
+        name: str | None = None,
+        save_dir: str | Path | None = None,
+        save_images: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
         initial: bool = True,
     ) -> None:
         super().__init__(
-            probes=probes, num_probes=num_probes, every_n_epochs=every_n_epochs,
-            forward=forward, on_error=on_error, initial=initial,
+            probes=probes, num_probes=num_probes, dataloader_idx=dataloader_idx, every_n_epochs=every_n_epochs,
+            forward=forward, name=name, save_dir=save_dir, save_images=save_images, on_error=on_error, initial=initial,
         )  # fmt: skip
         if not isinstance(layer, str):
             raise TypeError(f"`layer` is a {type(layer).__name__}. It must be the name of one layer, or 'auto'.")
         resolve(method)
+        if output is not None and not callable(output):
+            raise TypeError(f"`output` is a {type(output).__name__}. It must be a function: model output -> logits.")
+        self.output = output
         self.layer = layer
         self.method = method
 
     @override
-    def _begin(self) -> None:
-        super()._begin()
+    def begin(self) -> None:
         self._layer: str | None = None
 
     @override
@@ -89,7 +102,7 @@ class GradCAMLogger(Watcher):
 
     @override
     def resolve(self, model: nn.Module, runs: Mapping[str, layers_.Run]) -> None:
-        if self._layer is None:
+        if self._layer not in runs:
             named = self.layer != "auto"
             self._layer = layers_.find_one(model, self.layer) if named else layers_.last_map(runs)
             layers_.require_maps(runs, [self._layer], argument="layer")
@@ -104,8 +117,17 @@ class GradCAMLogger(Watcher):
         return Wants(explanations=explanations)
 
     @override
-    def draw(self, view: View) -> dict[str, Picture]:
-        return {"gradcam/probes": self._picture(view)}
+    def draw(self, view: View, parts: list[Any]) -> dict[str, Picture]:
+        return {f"{self.name}/probes": self._picture(view)}
+
+    @override
+    def kept(self) -> dict[str, Any]:
+        return {"chosen": self.layer, "layer": self._layer}
+
+    @override
+    def keep(self, state: Mapping[str, Any]) -> None:
+        if state["chosen"] == self.layer:
+            self._layer = state["layer"]
 
     def _picture(self, view: View) -> Picture:
         photos, zoom = _fitted(view.photos)
@@ -126,7 +148,7 @@ class GradCAMLogger(Watcher):
         for row, item in enumerate(items):
             _caption(sheet, grid, row, item)
         about = {
-            "kind": "gradcam", "layer": self._layer, "epoch": view.epoch, "step": view.step,
+            "kind": "gradcam", "layer": self._layer, "epoch": view.moment.epoch, "step": view.moment.step,
             "scale": "each row from 0 to its peak, in logits", "rows": list(view.probes.ids or ()), "columns": columns,
             "items": items,
         }  # fmt: skip
@@ -137,7 +159,7 @@ class GradCAMLogger(Watcher):
         sheet.write(f"Evidence for a class ({method}) at {self._layer}", bold=True)
         right = [item["right"] for item in items if item["right"] is not None]
         score = f" · {sum(right)} of {len(right)} probes right" if right else ""
-        sheet.write(view.moment + score)
+        sheet.write(view.moment.caption + score)
         sheet.scale_bar("0", "peak of the row, in logits")
 
 

@@ -1,13 +1,13 @@
 """What one drawing is made from: probes on the device, the way through the model, and the forward that is shared."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_convviz import _lightning, cams, layers
+from lightning_convviz import _lightning, cams, layers, outputs
 from lightning_convviz.probes import Probes
 
 if TYPE_CHECKING:
@@ -28,6 +28,23 @@ class Wants:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """Which network is looked at.
+
+    Attributes:
+        epoch: as Lightning counts, from 0.
+        step: `trainer.global_step`.
+        caption: the same for a reader.
+        initial: whether this is the network before its first step.
+    """
+
+    epoch: int
+    step: int
+    caption: str
+    initial: bool = False
+
+
+@dataclass(frozen=True)
 class View:
     """What a drawing is made from.
 
@@ -38,9 +55,7 @@ class View:
         probes: on the model's device.
         photos: the probes for display, (n, 3, h, w) in [0, 1].
         look: logits, outputs and maps for what the callback wants, in its order.
-        epoch: as Lightning counts, from 0.
-        step: `trainer.global_step`.
-        initial: whether this is the network before its first step.
+        moment: when this is.
     """
 
     model: nn.Module
@@ -49,14 +64,7 @@ class View:
     probes: Probes
     photos: Tensor
     look: cams.Look
-    epoch: int
-    step: int
-    initial: bool
-
-    @property
-    def moment(self) -> str:
-        """When this is, for captions."""
-        return "initial network" if self.initial else f"epoch {self.epoch} · step {self.step}"
+    moment: Moment
 
 
 @dataclass
@@ -71,9 +79,10 @@ class Scene:
     looks: dict["Watcher", cams.Look] = field(default_factory=dict)
 
 
-def key(watcher: "Watcher") -> tuple[int, int, int]:
-    """Callbacks with the same key look at the same probes through the same forward."""
-    return id(watcher.given), 0 if watcher.given is not None else watcher.num_probes, id(watcher.forward_)
+def key(watcher: "Watcher") -> tuple[int, ...]:
+    """Callbacks with the same key look at the same probes through the same forward, and read its output alike."""
+    own = (0, 0) if watcher.given is not None else (watcher.num_probes, watcher.dataloader_idx)
+    return id(watcher.given), *own, id(watcher.forward_), id(watcher.output)
 
 
 def looked(scene: Scene, module: nn.Module, sharers: Mapping["Watcher", Wants]) -> dict["Watcher", cams.Look]:
@@ -81,8 +90,9 @@ def looked(scene: Scene, module: nn.Module, sharers: Mapping["Watcher", Wants]) 
     names = list(dict.fromkeys(name for wants in sharers.values() for name in wants.layers))
     explanations = [explanation for wants in sharers.values() for explanation in wants.explanations]
     look = cams.look(
-        module, scene.probes.images, forward=scene.forward, others=scene.others, layers=names, explanations=explanations
-    )
+        module, scene.probes.images, forward=scene.forward, output=next(iter(sharers)).output, others=scene.others,
+        layers=names, explanations=explanations,
+    )  # fmt: skip
     looks, first = {}, 0
     for watcher, wants in sharers.items():
         last = first + len(wants.explanations)
@@ -119,3 +129,21 @@ def tried(forward: Callable[..., Any], images: Tensor, others: Mapping[str, Tens
             f"the model fails on the probes, a batch of shape {tuple(images.shape)}: {type(error).__name__}: {error} "
             "Give `probes=` that are input of the model, or `forward=` a function (model, images) -> logits."
         ) from error
+
+
+def fitting(chosen: Probes, output: Any, watcher: "Watcher") -> Probes:
+    """Labels that are no classes of the model: an error where a user gave them, else they were something else."""
+    try:
+        classes = outputs.logits(output, watcher.output).shape[1]
+    except ValueError:  # no classifier: nobody asks for its classes
+        return chosen
+    highest = -1 if chosen.labels is None else int(torch.as_tensor(chosen.labels).max())
+    if highest < classes:
+        return chosen
+    if watcher.given is not None:
+        raise ValueError(f"`probes` has label {highest}; the model has classes 0 to {classes - 1}.")
+    _lightning.rank_zero_warn(
+        f"lightning_convviz took integers of the validation batch for labels, but {highest} is no class of the "
+        f"model, which has {classes}: probes go without labels. Give `probes=` with labels."
+    )
+    return replace(chosen, labels=None)

@@ -50,6 +50,7 @@ def look(
     images: Images,
     *,
     forward: Forward | None = None,
+    output: Callable[[Any], Any] | None = None,
     others: Mapping[str, Tensor] = MappingProxyType({}),
     layers: Sequence[str] = (),
     explanations: Sequence[Explanation] = (),
@@ -62,6 +63,7 @@ def look(
         model: where the layers are.
         images: (n, c, h, w) model input.
         forward: images, and others by name -> what the model returns; default the model itself.
+        output: what the model returns -> logits, see `outputs.logits`.
         others: further inputs, a row for each image.
         layers: names of layers to record.
         explanations: heatmaps to compute.
@@ -72,7 +74,7 @@ def look(
     if not layers and not explanations:
         return Look(None, {}, [])
     scores = [targets_.resolve(explanation.target, len(images)) for explanation in explanations]
-    chunk = partial(_look, model, images, forward or model, others, layers, explanations, scores)
+    chunk = partial(_look, model, images, forward or model, output, others, layers, explanations, scores)
     parts = in_chunks(chunk, len(images))
     return parts[0] if len(parts) == 1 else _joined(parts)
 
@@ -81,6 +83,7 @@ def _look(
     model: nn.Module,
     images: Tensor,
     forward: Forward,
+    output: Callable[[Any], Any] | None,
     others: Mapping[str, Tensor],
     layers: Sequence[str],
     explanations: Sequence[Explanation],
@@ -90,7 +93,7 @@ def _look(
     explained = list(dict.fromkeys(explanation.layer for explanation in explanations))
     names = list(dict.fromkeys([*layers, *explained]))
     call = partial(forward, **{name: other[rows] for name, other in others.items()})
-    logits, recorded = _forward(model, images[rows], call, names, explained)
+    logits, recorded = _forward(model, images[rows], call, output, names, explained)
     layers_.require(recorded, names)
     maps = [
         _map(logits, recorded[explanation.layer], explanation, score(rows), keep=i + 1 < len(explanations))
@@ -100,14 +103,19 @@ def _look(
 
 
 def _forward(
-    model: nn.Module, images: Tensor, forward: Forward, names: Sequence[str], explained: Sequence[str]
+    model: nn.Module,
+    images: Tensor,
+    forward: Forward,
+    read: Callable[[Any], Any] | None,
+    names: Sequence[str],
+    explained: Sequence[str],
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
     # Under no_grad up to the first explained layer, so that nothing before it is kept. A model that puts its backbone
     # under no_grad itself restores our no_grad after the layer: then once more, recording from the start.
     for grad in (torch.no_grad, torch.enable_grad):
         with grad(), layers_.record(model, names, differentiable=explained) as recorded:
             output = forward(images.clone())  # a clone made here is not an inference tensor
-            logits = outputs_.logits(output) if explained else None
+            logits = outputs_.logits(output, read) if explained else None
         if logits is None or logits.requires_grad:
             break
     if logits is not None and len(logits) != len(images):
@@ -173,6 +181,7 @@ def heatmaps(
     method: str | Cam = ...,
     signed: bool = ...,
     forward: Forward | None = ...,
+    output: Callable[[Any], Any] | None = ...,
 ) -> Float[Tensor, "n h w"]: ...
 @overload
 def heatmaps(
@@ -184,6 +193,7 @@ def heatmaps(
     method: str | Cam = ...,
     signed: bool = ...,
     forward: Forward | None = ...,
+    output: Callable[[Any], Any] | None = ...,
 ) -> dict[str, Float[Tensor, "n h w"]]: ...
 def heatmaps(
     model: nn.Module,
@@ -194,6 +204,7 @@ def heatmaps(
     method: str | Cam = "gradcam",
     signed: bool = False,
     forward: Forward | None = None,
+    output: Callable[[Any], Any] | None = None,
 ) -> Float[Tensor, "n h w"] | dict[str, Float[Tensor, "n h w"]]:
     """Where the evidence for a class lies in each image; the model is left as it was.
 
@@ -206,6 +217,7 @@ def heatmaps(
         method: a name in `cams.METHODS`, or a function (activations, gradients) -> signed map.
         signed: keep evidence against the class, as negative values; else it is clamped to 0.
         forward: images -> output of the model; default the model itself.
+        output: what the model returns -> logits, where `outputs.logits` can't read it.
 
     Returns:
         Heatmaps at input size, in units of the score (logits), not rescaled: float64 for float64 images, else
@@ -224,7 +236,7 @@ def heatmaps(
     with isolated(model):
         names = _names(model, images, layer, forward)
         wanted = [Explanation(name, target, method) for name in names]
-        maps = look(model, images, forward=forward, explanations=wanted).maps
+        maps = look(model, images, forward=forward, output=output, explanations=wanted).maps
         full = [enlarge(each, (images.shape[-2], images.shape[-1])) for each in maps]
     drawn = {name: each if signed else each.clamp(min=0) for name, each in zip(names, full, strict=True)}
     return drawn[names[0]] if isinstance(layer, str) else drawn

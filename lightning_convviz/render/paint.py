@@ -31,6 +31,11 @@ class Encoded:
     width: int
     height: int
 
+    @property
+    def suffix(self) -> str:
+        """What a file of it is called: `.png` or `.jpg`."""
+        return ".png" if self.data.startswith(b"\x89PNG") else ".jpg"
+
 
 def encode(picture: Picture, *, budget: int = 145_000) -> Encoded:
     """The picture as a PNG that carries its data in a text chunk `convviz`.

@@ -111,7 +111,7 @@ def test_unknown_layers_fail_before_the_first_step(fit, counted, make, message, 
             lambda: GradCAMLogger(probes=(torch.zeros(2, 3, 12, 16), [0, 7])),
             "`probes` has label 7; the model has classes 0 to 4",
         ),
-        (lambda: GradCAMLogger(forward=lambda model, images: str(model(images))), "returned a str.*Give `forward=`"),
+        (lambda: GradCAMLogger(forward=lambda model, images: str(model(images))), "returned a str.*Give `output=`"),
     ],
 )
 def test_what_does_not_fit_fails_in_the_dry_run_whatever_on_error_says(fit, counted, make, message):
@@ -127,13 +127,10 @@ class Fails(Watcher):
 
     def __init__(self, error: type[Exception] = RuntimeError, **arguments: Any) -> None:
         arguments = {
-            "probes": None,
-            "num_probes": 2,
-            "every_n_epochs": 1,
-            "forward": None,
-            "on_error": "warn",
-        } | arguments
-        super().__init__(initial=True, **arguments)
+            "probes": None, "num_probes": 2, "dataloader_idx": 0, "every_n_epochs": 1, "forward": None, "name": None,
+            "save_dir": None, "save_images": True, "on_error": "warn", "initial": True,
+        } | arguments  # fmt: skip
+        super().__init__(**arguments)
         self.error, self.tries = error, 0
 
     def resolve(self, model, runs):
@@ -142,8 +139,8 @@ class Fails(Watcher):
     def wants(self, probes):
         return Wants()
 
-    def draw(self, view):
-        if view.initial:
+    def draw(self, view, parts):
+        if view.moment.initial:
             return {}
         self.tries += 1
         raise self.error("the brush broke")
@@ -174,7 +171,7 @@ def test_a_writer_that_fails_is_told_and_the_rest_is_written(fit, monkeypatch):
             raise OSError("the disk is full")
         sinks.tensorboard(logger, files)
 
-    monkeypatch.setitem(sinks.SINKS, "TensorBoardLogger", broken)
+    monkeypatch.setitem(sinks.table.SINKS, "TensorBoardLogger", broken)
     with pytest.warns(UserWarning, match="could not write everything: filters at step .*the disk is full"):
         trainer = fit(three())
     events = Events(trainer.logger.log_dir)
@@ -193,7 +190,7 @@ def test_a_writer_slower_than_the_run_drops_the_oldest_and_tells(fit, monkeypatc
         def on_train_end(self, trainer, pl_module):
             gate.set()
 
-    monkeypatch.setitem(sinks.SINKS, "TensorBoardLogger", slow)
+    monkeypatch.setitem(sinks.table.SINKS, "TensorBoardLogger", slow)
     with pytest.warns(UserWarning, match="dropped because writing was slower"):
         fit([GradCAMLogger(on_error="raise"), Opens()], max_epochs=6)
     assert written[0] == 6
@@ -213,7 +210,7 @@ def test_a_run_that_breaks_leaves_its_pictures_and_no_hook(fit, tiny, error):
         def observers(self):
             return {"net.conv1": lambda output: output.mean()}
 
-        def draw(self, view):
+        def draw(self, view, parts):
             return {}
 
     module = Breaks(tiny())
@@ -240,7 +237,7 @@ def test_observers_see_the_users_own_validation_forward(fit):
         def observe(self, name, reduced):
             self.seen.append((name, reduced))
 
-        def draw(self, view):
+        def draw(self, view, parts):
             return {}
 
     watcher = Sees()
@@ -288,7 +285,7 @@ def test_every_tensorboard_logger_gets_the_pictures(fit, tmp_path):
 
 
 def test_a_sink_of_ones_own(fit, monkeypatch, tmp_path):
-    monkeypatch.setattr(sinks, "SINKS", dict(sinks.SINKS))
+    monkeypatch.setattr(sinks.table, "SINKS", dict(sinks.table.SINKS))
     seen = []
     sinks.register("CSVLogger")(lambda logger, files: seen.append((files.drawing.step, sorted(files.images))))
     fit([GradCAMLogger(on_error="raise")], logger=CSVLogger(tmp_path))
@@ -307,7 +304,7 @@ def test_stand_alone_validation_is_left_alone(fit):
 
 
 def test_two_of_a_kind_are_refused(fit):
-    with pytest.raises(ValueError, match="`callbacks` holds GradCAMLogger twice"):
+    with pytest.raises(ValueError, match="`callbacks` holds two GradCAMLogger named 'gradcam'.*another `name=`"):
         fit([GradCAMLogger(), GradCAMLogger()])
 
 
@@ -321,7 +318,7 @@ def test_the_same_callbacks_can_be_used_for_another_run(fit, tmp_path):
 def test_a_trainer_is_let_go_of_after_its_run_and_no_thread_stays(fit):
     watchers = three()
     trainer = fit(watchers)
-    assert len({id(watcher._session) for watcher in watchers}) == 1
+    assert len({id(watcher.turn.session) for watcher in watchers}) == 1
     assert not any(thread.name == "convviz-writer" for thread in threading.enumerate())
     gone = weakref.ref(trainer)
     del trainer, watchers
@@ -485,7 +482,7 @@ def test_activations_and_patterns_need_no_classifier(fit):
 def test_no_image_is_a_probe_twice(fit):
     watcher = GradCAMLogger(num_probes=8, on_error="raise")
     seen = []
-    watcher.draw = lambda view: seen.append(view.probes.images.clone()) or {}
+    watcher.draw = lambda view, parts: seen.append(view.probes.images.clone()) or {}
     fit([watcher], val=DataLoader(data(20, seed=1), batch_size=2))
     assert [len(images) for images in seen] == [4, 8, 8]
     assert len(seen[1].flatten(1).unique(dim=0)) == 8
@@ -601,8 +598,8 @@ def test_a_diverged_net_is_called_that(fit):
 
 def test_a_slow_writer_is_waited_for_once(fit, monkeypatch):
     gate = threading.Event()
-    monkeypatch.setitem(sinks.SINKS, "TensorBoardLogger", lambda logger, files: gate.wait(20))
-    monkeypatch.setattr(sinks, "PATIENCE", 0.2)
+    monkeypatch.setitem(sinks.table.SINKS, "TensorBoardLogger", lambda logger, files: gate.wait(20))
+    monkeypatch.setattr(sinks.writer, "PATIENCE", 0.2)
     with pytest.warns(UserWarning, match="not written within") as told:
         fit(three(), max_epochs=1)
     gate.set()
@@ -666,7 +663,7 @@ def test_the_maps_are_those_of_the_averaged_weights_wherever_the_averaging_stand
     """The averaged weights, which make the metrics, are in place at the drawing, in either order of callbacks."""
     drawn = []
     watcher = GradCAMLogger(on_error="raise")
-    watcher.draw = lambda view: drawn.append(view.model.net.head.weight.detach().clone()) or {}
+    watcher.draw = lambda view, parts: drawn.append(view.model.net.head.weight.detach().clone()) or {}
     module = Watched(tiny())
     validated = []
     step = module.validation_step

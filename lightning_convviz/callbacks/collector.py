@@ -1,0 +1,92 @@
+"""Takes the probes from the first validation batches that pass, since no loader of the user's may be iterated."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from lightning_convviz import _lightning, batches, probes
+from lightning_convviz.pixels import estimated, find_normalization
+from lightning_convviz.probes import Probes
+
+
+class Collector:
+    """The probes of one validation loader.
+
+    Attributes:
+        loader: its index.
+        passed: the probes so far.
+        unreadable: why a batch gave none.
+        settled: whether they stay as they are from now on.
+    """
+
+    def __init__(self, loader: int) -> None:
+        self.loader = loader
+        self.passed: Probes | None = None
+        self.unreadable: ValueError | None = None
+        self.settled = False
+        self._first: dict[int, Probes] = {}
+
+    def first(self, count: int) -> Probes:
+        """The first probes, always the same object for the same ones."""
+        assert self.passed is not None  # asked for only where there are some
+        if count not in self._first:
+            self._first[count] = self.passed.take(range(min(count, len(self.passed))))
+        return self._first[count]
+
+    def keep(self, passed: Probes | None) -> None:
+        """These are the probes."""
+        self.passed, self._first = passed, {}
+
+    def missing(self, wanted: int) -> int:
+        """How many are still to be taken."""
+        return 0 if self.settled else wanted - (0 if self.passed is None else len(self.passed))
+
+    def begin(self, wanted: int) -> None:
+        """At the start of a validation: the batches of a short sanity check come again, so their images would too."""
+        if self.missing(wanted):
+            self.keep(None)
+
+    def take(self, trainer: Any, batch: Any, wanted: int) -> bool:
+        """Take what is missing from a batch; whether there was something to take."""
+        missing = self.missing(wanted)
+        if missing <= 0:
+            return False
+        with torch.inference_mode(False), torch.no_grad():
+            try:
+                images, labels, others = batches.read(_lightning.of_loader(trainer, batch, self.loader))
+            except ValueError as error:
+                self.unreadable = error
+                return False
+            if labels is not None and int(labels.min()) < 0:  # a convention for "not labeled"
+                labels = None
+            if self.passed is not None and images.shape[1:] != self.passed.images.shape[1:]:
+                return False
+            rows = batches.spread_classes(labels, len(images), missing)
+            copies = {key: other.clone() for key, other in others.items()}
+            new = Probes(images.detach().clone(), None if labels is None else labels.clone(), others=copies).take(rows)
+            joined = new if self.passed is None else _appended(self.passed, new)
+            self.keep(_named(joined, self._dataset(trainer)))
+        return True
+
+    def _dataset(self, trainer: Any) -> Any:
+        loaders: Sequence[Any] = _lightning.loaders(trainer)
+        return getattr(loaders[self.loader], "dataset", None) if self.loader < len(loaders) else None
+
+
+def _named(collected: Probes, dataset: Any) -> Probes:
+    """The probes with what their data set knows of names and normalization."""
+    names = probes.find_class_names(dataset)
+    if collected.labels is not None and names and int(torch.as_tensor(collected.labels).max()) >= len(names):
+        names = None
+    return replace(collected, class_names=names, space=find_normalization(dataset) or estimated(collected.images))
+
+
+def _appended(probes_: Probes, more: Probes) -> Probes:
+    labels = None
+    if probes_.labels is not None and more.labels is not None:
+        labels = torch.cat([torch.as_tensor(probes_.labels), torch.as_tensor(more.labels)])
+    others = {key: torch.cat([other, more.others[key]]) for key, other in probes_.others.items() if key in more.others}
+    ids = tuple(range(len(probes_) + len(more)))
+    return Probes(torch.cat([probes_.images, more.images]), labels, ids=ids, others=others)

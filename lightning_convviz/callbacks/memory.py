@@ -1,0 +1,75 @@
+"""What outlives a run: probes as plain values that a checkpoint can hold and `weights_only=True` can load."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lightning_convviz.pixels import PixelSpace
+from lightning_convviz.probes import Probes
+
+if TYPE_CHECKING:
+    from lightning_convviz.callbacks.base import Watcher
+
+VERSION = 1
+LIMIT = 5_000_000  # bytes of one callback's state: a checkpoint is the user's, and written often
+
+
+def packed(probes: Probes) -> dict[str, Any] | None:
+    """Probes as tensors, strings and numbers; None where they take more than `LIMIT` bytes."""
+    tensors = [probes.images, *probes.others.values()]
+    if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > LIMIT:
+        return None
+    space = probes.space
+    return {
+        "images": probes.images.cpu(),
+        "labels": None if probes.labels is None else torch.as_tensor(probes.labels).tolist(),
+        "class_names": None if probes.class_names is None else [str(name) for name in probes.class_names],
+        "ids": list(probes.ids or ()),
+        "others": {key: other.cpu() for key, other in probes.others.items()},
+        "space": None if space is None else [list(space.scale), list(space.offset)],
+    }
+
+
+def unpacked(state: Mapping[str, Any]) -> Probes:
+    """The probes that `packed` made plain."""
+    space = state["space"]
+    return Probes(
+        state["images"],
+        state["labels"],
+        state["class_names"],
+        ids=tuple(state["ids"]),
+        others=dict(state["others"]),
+        space=None if space is None else PixelSpace(tuple(space[0]), tuple(space[1])),
+    )
+
+
+def state(watcher: "Watcher") -> dict[str, Any]:
+    """What a callback goes on with when its run is resumed."""
+    turn = watcher.turn
+    found = {"v": VERSION, "schedule": turn.schedule.state(), "kept": watcher.kept(), "probes": None}
+    probes = turn.session.collected(watcher) if watcher.save_images else None
+    if probes is not None:
+        found["probes"] = packed(probes)
+        if found["probes"] is None:
+            turn.failures.tell_once(
+                f"{type(watcher).__name__} saves no probes in checkpoints: they take over {LIMIT / 1e6:.0f} MB. "
+                "A run that is resumed takes them from its validation batches anew. A smaller `num_probes` fits; "
+                "`save_images=False` says that this is fine."
+            )
+    return found
+
+
+def restore(watcher: "Watcher", saved: Mapping[str, Any]) -> None:
+    """Go on with what an earlier run saved.
+
+    Raises:
+        ValueError: for a state of another version.
+    """
+    if saved.get("v") != VERSION:
+        raise ValueError(f"its version is {saved.get('v')}, and this is version {VERSION}")
+    turn = watcher.turn
+    turn.schedule.restore(saved["schedule"])
+    watcher.keep(saved["kept"])
+    if saved["probes"] is not None and watcher.given is None:
+        turn.session.restore(watcher, unpacked(saved["probes"]))

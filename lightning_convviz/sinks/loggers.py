@@ -1,0 +1,108 @@
+"""One function for each kind of logger. They run in the writer's thread, one drawing after the other."""
+
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from lightning_convviz.render import Encoded
+from lightning_convviz.sinks.table import Files, Folder, file_name, register, require_room
+
+# The tags that each writer has described: only a tag's first event carries metadata.
+_described: "WeakKeyDictionary[Any, set[str]]" = WeakKeyDictionary()
+
+
+@register("TensorBoardLogger")
+def tensorboard(logger: Any, files: Files) -> None:
+    """Write through the logger's own writer: a second event file in its folder would hide the first."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.util.tensor_util import make_tensor_proto
+
+    require_room(logger.log_dir, sum(len(image.data) for image in files.images.values()))
+    writer, drawing = logger.experiment, files.drawing
+    described = _described.setdefault(writer, set())
+    values = []
+    for tag, image in files.images.items():
+        value = Summary.Value(tag=tag, image=_image(image))
+        if tag not in described:
+            # Without the data class TensorBoard's default loader drops the description.
+            value.metadata.CopyFrom(_metadata("images", "DATA_CLASS_BLOB_SEQUENCE", drawing.pictures[tag].legend))
+        values.append(value)
+    tag = f"convviz/{drawing.name}"
+    epochs = json.dumps({"v": 1, "epoch": drawing.epoch, "step": drawing.step, "tags": list(files.images)})
+    value = Summary.Value(tag=tag, tensor=make_tensor_proto(epochs))
+    if tag not in described:
+        value.metadata.CopyFrom(_metadata("convviz", "DATA_CLASS_TENSOR", "Which epoch each drawing belongs to."))
+    described.update([*files.images, tag])
+    for one in [*values, value]:
+        writer._get_file_writer().add_summary(Summary(value=[one]), drawing.step)
+    for tag, number in drawing.numbers().items():
+        writer.add_scalar(tag, number, drawing.step)
+    writer.flush()  # now, so that a run that is killed leaves every picture readable
+
+
+def _image(image: Encoded) -> Any:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    return Summary.Image(height=image.height, width=image.width, colorspace=3, encoded_image_string=image.data)
+
+
+def _metadata(plugin: str, data_class: str, description: str) -> Any:
+    from tensorboard.compat.proto import summary_pb2
+
+    return summary_pb2.SummaryMetadata(
+        plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name=plugin),
+        summary_description=description,
+        data_class=getattr(summary_pb2, data_class),
+    )
+
+
+@register("WandbLogger")
+def wandb(logger: Any, files: Files) -> None:
+    """Give W&B the files as they are, all of a drawing in one row of its history, with the epoch as caption."""
+    with tempfile.TemporaryDirectory() as folder:
+        for index, (tag, image) in enumerate(files.images.items()):
+            path = Path(folder, f"{index}{image.suffix}")
+            path.write_bytes(image.data)
+            logger.log_image(tag, [str(path)], files.drawing.step, caption=[_moment(files)])
+    logger.log_metrics(files.drawing.numbers(), files.drawing.step)
+
+
+@register("MLFlowLogger")
+def mlflow(logger: Any, files: Files) -> None:
+    """Log time-stepped images, which MLflow shows with a slider."""
+    from PIL import Image
+
+    for tag, image in files.images.items():
+        picture = Image.open(io.BytesIO(image.data))
+        logger.experiment.log_image(logger.run_id, picture, key=tag, step=files.drawing.step)
+    logger.log_metrics(files.drawing.numbers(), files.drawing.step)
+
+
+@register("CometLogger")
+def comet(logger: Any, files: Files) -> None:
+    """Log the files as Comet's images, by name and step."""
+    for tag, image in files.images.items():
+        logger.experiment.log_image(
+            io.BytesIO(image.data), name=tag, step=files.drawing.step, image_format=image.suffix[1:]
+        )
+    logger.log_metrics(files.drawing.numbers(), files.drawing.step)
+
+
+@register("Folder")
+def folder(place: Folder, files: Files) -> None:
+    """Write `<tag>/step_<step>.png` (`.jpg` where it is one); a reader never meets half a file."""
+    for tag, image in files.images.items():
+        path = place.path / file_name(tag) / f"step_{files.drawing.step:08d}{image.suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        require_room(path.parent, len(image.data))
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        unfinished.write_bytes(image.data)
+        unfinished.replace(path)
+
+
+def _moment(files: Files) -> str:
+    return f"epoch {files.drawing.epoch} · step {files.drawing.step}"

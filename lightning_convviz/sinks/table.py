@@ -1,0 +1,152 @@
+"""The one table of loggers: which function writes for which class, and where pictures go if none does."""
+
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from lightning_convviz import _lightning
+from lightning_convviz.render import Encoded, Picture
+
+# What is left to the run itself on a disk that fills up, in bytes: its checkpoint is worth more than our pictures.
+RESERVE = 50_000_000
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What one callback has to show at one moment of the run.
+
+    Attributes:
+        name: of the callback: a tag `convviz/<name>` tells its epochs.
+        epoch: as Lightning counts, from 0.
+        step: `trainer.global_step`.
+        pictures: by tag.
+        scalars: by tag; numbers, or functions called when they are written.
+    """
+
+    name: str
+    epoch: int
+    step: int
+    pictures: Mapping[str, Picture]
+    scalars: Mapping[str, float | Callable[[], float]] = field(default_factory=dict)
+
+    def numbers(self) -> dict[str, float]:
+        """The scalars as numbers."""
+        return {tag: number() if callable(number) else number for tag, number in self.scalars.items()}
+
+
+@dataclass(frozen=True)
+class Files:
+    """A drawing as files: what a sink writes."""
+
+    drawing: Drawing
+    images: Mapping[str, Encoded]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A place on disk for pictures, in folders by tag and step, where no logger takes them."""
+
+    path: Path
+
+
+Sink = Callable[[Any, Files], None]
+SINKS: dict[str, Sink] = {}
+
+
+def register(logger_class: str) -> Callable[[Sink], Sink]:
+    """Let a function (logger, files) -> None write for loggers of a class, given by name, and of its subclasses.
+
+    By name, since Lightning's classes exist in two namespaces. The function runs in the background thread.
+    """
+
+    def keep(sink: Sink) -> Sink:
+        SINKS[logger_class] = sink
+        return sink
+
+    return keep
+
+
+def find(logger: Any) -> Sink | None:
+    """The function that writes for a logger; None where there is none."""
+    return next((SINKS[base.__name__] for base in type(logger).__mro__ if base.__name__ in SINKS), None)
+
+
+def write(logger: Any, files: Files) -> None:
+    """Write for a logger, if there is a way."""
+    sink = find(logger)
+    if sink is not None:
+        sink(logger, files)
+
+
+def places(loggers: Sequence[Any]) -> list[Any]:
+    """Where a run's pictures go: to every logger that takes them; if none does, into the folder of one that has one."""
+    known = [logger for logger in loggers if find(logger)]
+    if known:
+        return known
+    for logger in loggers:
+        folder = None if _lightning.is_dummy(logger) else getattr(logger, "log_dir", None) or logger.save_dir
+        if folder and "://" not in str(folder):
+            return [Folder(Path(folder, "convviz"))]
+    return []
+
+
+def heard(loggers: Sequence[Any]) -> bool:
+    """Whether any logger takes pictures; `fast_dev_run`'s does, and swallows them."""
+    return bool(places(loggers)) or any(map(_lightning.is_dummy, loggers))
+
+
+def tell(loggers: Sequence[Any], own: Path | None) -> None:
+    """Say where pictures go, if there is no logger for them and no folder of the callback's own."""
+    found = places(loggers)
+    if found and isinstance(found[0], Folder):
+        _lightning.rank_zero_info(f"lightning_convviz writes its pictures as files into {str(found[0].path)!r}.")
+    elif own is None and not heard(loggers):
+        _lightning.rank_zero_warn(
+            "lightning_convviz found no logger that takes pictures. Give the Trainer a TensorBoardLogger, register a "
+            "function for yours with `lightning_convviz.sinks.register`, or give the callbacks a folder, `save_dir=`."
+        )
+
+
+def with_folder(found: Sequence[Any], own: Path | None) -> list[Any]:
+    """The places with a callback's own folder."""
+    return [*found, *([] if own is None else [Folder(own)])]
+
+
+# The last step that each logger was given for a callback outside of a fit, where every trainer counts from 0 anew.
+_latest: "WeakKeyDictionary[Any, dict[str, int]]" = WeakKeyDictionary()
+
+
+def later(loggers: Sequence[Any], name: str, step: int) -> int:
+    """A step for a tag's next drawing: `step`, or the first after all that these loggers have been given."""
+    taken = [_latest.setdefault(logger, {}) for logger in loggers]
+    step = max([step, *(last[name] + 1 for last in taken if name in last)])
+    for last in taken:
+        last[name] = step
+    return step
+
+
+def require_room(folder: str | Path, size: int) -> None:
+    """Check that a local disk keeps a reserve after `size` more bytes: if it fills up, let it not be by pictures.
+
+    Raises:
+        OSError: where it would not.
+    """
+    path = Path(folder)
+    if "://" in str(folder) or not path.exists():
+        return
+    free = shutil.disk_usage(path).free
+    if free < size + RESERVE:
+        raise OSError(f"the disk of {str(folder)!r} has {free / 1e6:.0f} MB left; pictures leave the last of it alone")
+
+
+def file_name(tag: str) -> str:
+    """A tag as the name of a folder, on any system.
+
+    >>> file_name("activations/net.conv1: a")
+    'activations/net.conv1_ a'
+    """
+    return "/".join(re.sub(r'[<>:"\\|?*\x00-\x1f]', "_", part).strip(". ") or "_" for part in tag.split("/"))

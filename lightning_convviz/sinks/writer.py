@@ -1,0 +1,79 @@
+"""The background thread that encodes and writes, so that the training thread only hands over."""
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from lightning_convviz.render import encode
+from lightning_convviz.sinks.table import Drawing, Files, write
+
+# Two drawings wait at most: on a disk slower than the run, the oldest is dropped and counted.
+WAITING = 2
+PATIENCE = 60.0  # seconds that the end of a run waits for the writer
+
+Handed = Sequence[tuple[Drawing, Sequence[Any]]]
+
+
+class Writer:
+    """Encodes and writes drawings in the order they come, in one thread, which ends when nothing waits any more."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self.failures: list[str] = []
+        self._waiting: deque[Handed] = deque()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, handed: Handed) -> None:
+        """Hand over the drawings of one moment, each with the places where it goes; returns at once."""
+        with self._lock:
+            if len(self._waiting) >= WAITING:
+                self.dropped += len(self._waiting.popleft())
+            self._waiting.append(handed)
+            if self._thread is None or not self._thread.is_alive():  # none, or one that something killed
+                self._thread = threading.Thread(target=self._run, name="convviz-writer", daemon=True)
+                self._thread.start()
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait until everything is written; False where that takes over `timeout` seconds, by default `PATIENCE`."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(PATIENCE if timeout is None else timeout)
+            return not thread.is_alive()
+        return True
+
+    def complaints(self) -> list[str]:
+        """What was lost since the last call, in sentences."""
+        with self._lock:
+            told = list(dict.fromkeys(self.failures))
+            if self.dropped:
+                told.append(f"{self.dropped} drawings were dropped because writing was slower than drawing")
+            self.failures, self.dropped = [], 0
+        return told
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._thread = None
+                    return
+                handed = self._waiting.popleft()
+            for drawing, places in handed:
+                with self._excused(drawing):
+                    files = Files(drawing, {tag: encode(picture) for tag, picture in drawing.pictures.items()})
+                    for place in places:
+                        with self._excused(drawing):
+                            write(place, files)
+
+    @contextmanager
+    def _excused(self, drawing: Drawing) -> Iterator[None]:
+        """What goes wrong is told by the training thread; nothing may end this one, nor keep another logger waiting.
+
+        Not even `SystemExit`, which a logger's client may raise: in a thread nobody would ever hear of it.
+        """
+        try:
+            yield
+        except BaseException as error:
+            self.failures.append(f"{drawing.name} at step {drawing.step}: {type(error).__name__}: {error}")
