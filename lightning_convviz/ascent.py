@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lightning_convviz import layers as layers_
 from lightning_convviz.canvas import Box, Canvas, FourierCanvas, box, generators
-from lightning_convviz.isolation import autograd_everywhere, devices, in_chunks, isolated
+from lightning_convviz.isolation import autograd_everywhere, devices, gradients, in_chunks, isolated
 from lightning_convviz.transforms import Transform, jitter
 
 Objective = Callable[[Float[Tensor, "n c y x"]], Float[Tensor, " n"]]
@@ -112,8 +112,7 @@ def ascend(
         images = canvas()
         for transform in transforms:
             images = transform(images)
-        gradients = torch.autograd.grad(value(images).sum(), parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        for parameter, gradient in zip(parameters, gradients(value(images).sum(), parameters), strict=True):
             parameter.grad = gradient
         optimizer.step()
 

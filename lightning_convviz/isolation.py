@@ -2,7 +2,7 @@
 
 import random
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -220,6 +220,24 @@ def autograd_everywhere(model: nn.Module) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def gradients(total: Tensor, inputs: Sequence[Tensor], **options: Any) -> tuple[Tensor | None, ...]:
+    """`torch.autograd.grad`, which leaves every `.grad` alone.
+
+    Raises:
+        ValueError: where activation checkpointing forbids it.
+    """
+    try:
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(total, inputs, **options)
+    except RuntimeError as error:
+        if "heckpoint" not in str(error):
+            raise
+        raise ValueError(
+            "the model uses activation checkpointing of the kind that knows no gradients but `backward()`. Use "
+            "`torch.utils.checkpoint.checkpoint(..., use_reentrant=False)`, or a layer after the last checkpoint."
+        ) from error
+    return found
 
 
 def in_chunks(function: Callable[[slice], R], count: int) -> list[R]:

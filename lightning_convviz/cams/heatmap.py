@@ -15,7 +15,7 @@ from lightning_convviz import layers as layers_
 from lightning_convviz import outputs as outputs_
 from lightning_convviz import targets as targets_
 from lightning_convviz.cams.methods import Cam, resolve
-from lightning_convviz.isolation import in_chunks, isolated
+from lightning_convviz.isolation import gradients, in_chunks, isolated
 
 Images = Float[Tensor, "n *chw"]
 Forward = Callable[..., Any]
@@ -142,9 +142,12 @@ def _map(
         raise ValueError(f"`target` returned shape {tuple(score.shape)}. Return one score for each image: (n,).")
     gradient = None
     if score.requires_grad:
-        (gradient,) = torch.autograd.grad(total, activations, retain_graph=keep, allow_unused=True)
+        (gradient,) = gradients(total, [activations], retain_graph=keep, allow_unused=True)
     if gradient is None:
-        raise ValueError(f"`layer` is {explanation.layer!r}, which does not lead to the score. Choose one that does.")
+        raise ValueError(
+            f"`layer` is {explanation.layer!r}, which does not lead to the score. Choose one that does "
+            "(inside an activation checkpoint none does, unless it has `use_reentrant=False`)."
+        )
     signed = resolve(explanation.method)(_wide(activations.detach()), _wide(gradient))
     expected = activations.shape[:1] + activations.shape[2:]
     if signed.shape != expected:

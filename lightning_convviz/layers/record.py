@@ -12,6 +12,9 @@ from torch import Tensor, nn
 # Names of attributes that wrappers put between a module and its parent; they mean nothing to the user.
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
+# Classes, by name, of modules whose parameters are spread over ranks: torch need not be built with them.
+PIECES = frozenset({"FSDPModule", "FullyShardedDataParallel"})
+
 Layers = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 
 
@@ -128,10 +131,10 @@ def record(
         names: layers, as `find` returns them.
         differentiable: those of `names` to which gradients will be taken. Autograd starts recording at the first of
             them to run, also under `no_grad` and with all parameters frozen: what lies before it costs no memory.
-        stop: leave the block as soon as every layer has run.
+        stop: leave the block as soon as every layer has run; a model in pieces (FSDP) always runs to its end.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or a layer that `torch.jit` compiled.
         TypeError: where a layer returns something other than a tensor.
 
     Example:
@@ -158,6 +161,8 @@ def record(
         return hook
 
     names = find(model, list(names)) if names else []
+    _require_python(modules, names)
+    stop = stop and not in_pieces(model)
     handles = [modules[name].register_forward_hook(keep(name)) for name in names]
     try:
         with torch.set_grad_enabled(torch.is_grad_enabled()):  # puts back what `_tracked` sets
@@ -167,6 +172,21 @@ def record(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def in_pieces(model: nn.Module) -> bool:
+    """Whether parts of the model gather their parameters in front of their forward, and let them go after it (FSDP)."""
+    kinds = {base.__name__ for module in model.modules() for base in type(module).__mro__}
+    return bool(kinds & PIECES)
+
+
+def _require_python(modules: Mapping[str, nn.Module], names: Sequence[str]) -> None:
+    for name in names:
+        if isinstance(modules[name], torch.jit.ScriptModule):
+            raise ValueError(
+                f"layer {name!r} is compiled by `torch.jit`, which lets nobody see what it outputs. Watch the module "
+                "as it was before `torch.jit`, or choose a layer outside of it."
+            )
 
 
 def _tracked(output: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from lightning_convviz.layers.record import named
 
 T = TypeVar("T")
 
+JIT = " (What `torch.jit` compiled can't be watched: give the model as it was before.)"
+
 
 @dataclass
 class Run:
@@ -87,7 +89,7 @@ def convolutions(runs: Mapping[str, Run], *, count: int) -> list[str]:
     """
     names = [name for name, run in runs.items() if run.is_map and _looks_around(run.module)]
     if not names:
-        raise ValueError('`layers` is "auto", but no convolution with a map of over 1 x 1 ran. Name the layers.')
+        raise ValueError('`layers` is "auto", but no convolution with a map of over 1 x 1 ran. Name the layers.' + JIT)
     return spread(names, count)
 
 
@@ -106,7 +108,9 @@ def last_map(runs: Mapping[str, Run]) -> str:
     idle = nn.Identity, nn.modules.dropout._DropoutNd
     names = [name for name, run in runs.items() if run.is_map and not isinstance(run.module, idle)]
     if not names:
-        raise ValueError('`layer` is "auto", but no layer returned a map (n, c, y, x) of over 1 x 1. Name a layer.')
+        raise ValueError(
+            '`layer` is "auto", but no layer returned a map (n, c, y, x) of over 1 x 1. Name a layer.' + JIT
+        )
     return names[-1]
 
 

@@ -304,7 +304,7 @@ def test_stand_alone_validation_is_left_alone(fit):
 
 
 def test_two_of_a_kind_are_refused(fit):
-    with pytest.raises(ValueError, match="`callbacks` holds two GradCAMLogger named 'gradcam'.*another `name=`"):
+    with pytest.raises(ValueError, match=r"`callbacks` holds two GradCAMLogger named 'gradcam'.*another `name=`"):
         fit([GradCAMLogger(), GradCAMLogger()])
 
 
