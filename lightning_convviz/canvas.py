@@ -38,7 +38,7 @@ def box(images: Float[Tensor, "n c h w"]) -> Box:
     """
     values = images.detach().transpose(0, 1).flatten(1)
     values = values.to(torch.float64 if values.dtype == torch.float64 else torch.float32)
-    values = values[:, :: max(1, values.shape[1] // 100_000)]
+    values = values.nan_to_num(0, 0, 0)[:, :: max(1, values.shape[1] // 100_000)]
     low, high = values.quantile(values.new_tensor([0.001, 0.999]), dim=1)
     return Box(low, torch.maximum(high, low + 1e-3), _color(values))
 

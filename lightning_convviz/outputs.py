@@ -31,8 +31,10 @@ def logits(output: Any, read: Callable[[Any], Any] | None = None) -> Float[Tenso
         >>> logits(torch.tensor([[3.0]])).softmax(-1)[0, 1]  # = sigmoid(3)
         tensor(0.9526)
     """
-    returned = output if read is None else read(output)
-    found = _find(returned)
+    returned = output if read is None else _read(read, output)
+    found = _find(returned, 2)
+    if found is None:
+        found = _find(returned, 1)
     if found is None:
         who = "the model" if read is None else "`output`"
         raise ValueError(
@@ -51,16 +53,27 @@ def _unsquashed(found: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
     return torch.where(squashed[:, None], found.clamp(min=torch.finfo(found.dtype).tiny).log(), found)
 
 
-def _find(output: Any) -> Tensor | None:
+def _read(read: Callable[[Any], Any], output: Any) -> Any:
+    try:
+        return read(output)
+    except Exception as error:
+        raise ValueError(
+            f"`output` fails on {_describe(output)}: {type(error).__name__}: {error}. Give a function (what the model "
+            "returns) -> logits."
+        ) from error
+
+
+def _find(output: Any, ndim: int) -> Tensor | None:
+    """The first such tensor; those of two dimensions are asked for first: a loss for each image has one."""
     if isinstance(output, Tensor):
-        return output if output.ndim in (1, 2) and output.is_floating_point() and output.numel() else None
+        return output if output.ndim == ndim and output.is_floating_point() and output.numel() else None
     if isinstance(output, Mapping):
         candidates = [output[name] for name in _NAMES if name in output]
     elif isinstance(output, tuple | list) and not hasattr(output, "logits"):
         candidates = list(output)
     else:
         candidates = [getattr(output, name) for name in _NAMES if hasattr(output, name)]
-    return next((found for found in map(_find, candidates) if found is not None), None)
+    return next((found for each in candidates if (found := _find(each, ndim)) is not None), None)
 
 
 def _describe(output: Any) -> str:

@@ -1,6 +1,7 @@
 """Model input <-> [0, 1] for display; the only place that knows mean and standard deviation."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,8 +74,14 @@ def find_normalization(dataset: Any) -> PixelSpace | None:
         for transform in _flattened([getattr(part, name, None) for name in ("transform", "transforms")]):
             mean, std = getattr(transform, "mean", None), getattr(transform, "std", None)
             if isinstance(mean, Sequence | Tensor) and isinstance(std, Sequence | Tensor):
-                return normalized([float(value) for value in mean], [float(value) for value in std])
+                with suppress(ValueError, TypeError):  # something else that has these names
+                    return normalized([float(value) for value in mean], [float(value) for value in std])
     return None
+
+
+def fits(space: PixelSpace | None, channels: int) -> PixelSpace | None:
+    """The space, if it is one for images of so many channels."""
+    return space if space is not None and len(space.scale) in (1, channels) else None
 
 
 def datasets(dataset: Any) -> Iterator[Any]:

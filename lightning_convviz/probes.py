@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from lightning_convviz.batches import as_batch, read
 from lightning_convviz.isolation import same_randomness
-from lightning_convviz.pixels import PixelSpace, datasets, estimated, find_normalization, normalized
+from lightning_convviz.pixels import PixelSpace, datasets, estimated, find_normalization, fits, normalized
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 
@@ -57,17 +58,24 @@ class Probes:
         if (self.mean is None) != (self.std is None):
             raise ValueError("`mean` and `std` undo a normalization together. Give both or neither.")
         if self.mean is not None and self.std is not None:
+            for argument, numbers in {"mean": self.mean, "std": self.std}.items():
+                if not isinstance(numbers, Sequence | Tensor) or isinstance(numbers, str):
+                    raise TypeError(f"`{argument}` is {numbers!r}. Give a list with a number for each channel.")
             if len(self.mean) not in (1, c):
                 raise ValueError(f"`mean` has {len(self.mean)} numbers for {c} channels. Give one for each channel.")
             object.__setattr__(self, "space", normalized(self.mean, self.std))
         if self.ids is None:
             object.__setattr__(self, "ids", tuple(range(n)))
+        lengths = {"ids": len(self.ids or ())} | {f"others[{key!r}]": len(other) for key, other in self.others.items()}
+        for argument, length in lengths.items():
+            if length != n:
+                raise ValueError(f"`{argument}` has {length} items for {n} images. Give one for each.")
 
     @classmethod
     def from_dataset(
         cls,
         dataset: Any,
-        indices: Sequence[int],
+        indices: Sequence[int] | Tensor,
         *,
         class_names: Sequence[str] | None = None,
         mean: Sequence[float] | None = None,
@@ -78,7 +86,10 @@ class Probes:
         Raises:
             ValueError: for no or unknown indices, or items without an image tensor.
         """
-        if not len(indices):
+        if not isinstance(indices, Sequence | Tensor) or not all(_is_index(index) for index in indices):
+            raise TypeError(f"`indices` is {indices!r}. Give a list of integers, which items of the data set to watch.")
+        indices = [int(index) for index in indices]
+        if not indices:
             raise ValueError("`indices` is empty. Give the indices of one or more items.")
         if bad := [index for index in indices if not 0 <= index < len(dataset)]:
             raise ValueError(f"`indices` holds {bad[0]}; the data set has items 0 to {len(dataset) - 1}.")
@@ -93,9 +104,9 @@ class Probes:
             class_names if class_names is not None else find_class_names(dataset),
             mean,
             std,
-            ids=tuple(int(index) for index in indices),
+            ids=tuple(indices),
             others={key: torch.cat([item[2][key] for item in items]) for key in sorted(shared, key=str)},
-            space=find_normalization(dataset),
+            space=fits(find_normalization(dataset), images.shape[1]),
         )
 
     @classmethod
@@ -153,7 +164,10 @@ class Probes:
         Raises:
             ValueError: where one that it needs is missing.
         """
-        parameters = list(inspect.signature(getattr(forward, "forward", forward)).parameters.values())[1:]
+        try:
+            parameters = list(inspect.signature(getattr(forward, "forward", forward)).parameters.values())[1:]
+        except (ValueError, TypeError):  # something built in: it takes images alone, or fails
+            return {}
         places = iter([other for key, other in self.others.items() if isinstance(key, int)])
         found: dict[str, Tensor] = {}
         for parameter in parameters:
@@ -185,8 +199,10 @@ def of(given: Any) -> Probes:
         return Probes(given)
     if isinstance(given, str | Path):
         return Probes.from_folder(given)
-    if isinstance(given, tuple) and len(given) == 2:
-        return Probes(*given) if isinstance(given[0], Tensor) else Probes.from_dataset(*given)
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Tensor):
+        return Probes(*given)
+    if isinstance(given, tuple) and len(given) == 2 and hasattr(given[0], "__getitem__") and not _is_plain(given[0]):
+        return Probes.from_dataset(*given)
     raise TypeError(
         f"`probes` is a {type(given).__name__}. It can be Probes, a tensor of images, (images, labels), "
         "(data set, indices) or the path of a folder of pictures."
@@ -210,8 +226,21 @@ def _check_images(images: Any) -> None:
         raise ValueError(f"`images` has shape {tuple(images.shape)}. It must be (n, c, h, w) with n of at least 1.")
 
 
+def _is_index(index: Any) -> bool:
+    whole = isinstance(index, int | np.integer) and not isinstance(index, bool)
+    return whole or (isinstance(index, Tensor) and index.ndim == 0 and not index.is_floating_point())
+
+
+def _is_plain(given: Any) -> bool:
+    """Whether this is a string or an array, which has items but is no data set."""
+    return isinstance(given, str | np.ndarray)
+
+
 def _checked_labels(labels: Any, count: int, class_names: Sequence[str] | None) -> Tensor:
-    checked = torch.as_tensor(labels).detach().cpu()
+    try:
+        checked = torch.as_tensor(labels).detach().cpu()
+    except (ValueError, TypeError, RuntimeError):
+        raise TypeError(f"`labels` is {labels!r}. Give {count} integers, one an image.") from None
     if checked.shape != (count,) or checked.is_floating_point() or checked.dtype == torch.bool:
         raise ValueError(
             f"`labels` has shape {tuple(checked.shape)} and type {checked.dtype}. Give {count} integers, one an image."
@@ -225,12 +254,15 @@ def _checked_labels(labels: Any, count: int, class_names: Sequence[str] | None) 
 
 
 def _stacked(images: Sequence[Tensor], names: Sequence[str]) -> Tensor:
+    for image, name in zip(images, names, strict=True):
+        if not isinstance(image, Tensor):
+            raise TypeError(f"`probes`: {name} is a {type(image).__name__}. Give a transform that makes it a tensor.")
     images = [image[0] if image.ndim == 4 else image for image in images]
     for image, name in zip(images, names, strict=True):
         if image.shape != images[0].shape:
             raise ValueError(
-                f"{name} has shape {tuple(image.shape)}, {names[0]} has {tuple(images[0].shape)}. Give a transform "
-                "that makes all probes the same size."
+                f"`probes`: {name} has shape {tuple(image.shape)}, {names[0]} has {tuple(images[0].shape)}. Give a "
+                "transform that makes all probes the same size."
             )
     return torch.stack(list(images))
 
@@ -239,7 +271,7 @@ def _load(file: Path, transform: Callable[[Image.Image], Tensor]) -> Tensor:
     try:
         with Image.open(file) as image:
             return transform(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"`path` holds {file.name!r}, which can't be read as a picture: {error}.") from error
 
 

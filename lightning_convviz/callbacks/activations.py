@@ -1,6 +1,6 @@
 """ActivationLogger: every channel of chosen layers as a picture."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,7 +68,7 @@ class ActivationLogger(Watcher):
 
     def __init__(
         self,
-        layers: str | type[nn.Module] | list[str] | list[type[nn.Module]] | list[Any] = "auto",
+        layers: type[nn.Module] | str | Sequence[type[nn.Module] | str] = "auto",
         *,
         max_channels: int = 64,
         cmap: str = "viridis",
@@ -89,6 +89,8 @@ class ActivationLogger(Watcher):
         )  # fmt: skip
         check_layers(layers)
         at_least("max_channels", max_channels, 1)
+        if not isinstance(cmap, str):
+            raise TypeError(f"`cmap` is {cmap!r}. It must be the name of a matplotlib colormap.")
         try:
             colormap(cmap)
         except ValueError as error:
@@ -109,7 +111,7 @@ class ActivationLogger(Watcher):
 
     @override
     def resolve(self, model: nn.Module, runs: Mapping[str, layers_.Run]) -> None:
-        if self._sources and set(self._sources.values()) <= runs.keys():
+        if self._sources and {*self._sources, *self._sources.values()} <= runs.keys():
             return
         if self.layers == "auto":
             names = layers_.convolutions(runs, count=LAYERS)
@@ -145,7 +147,8 @@ class ActivationLogger(Watcher):
         w = codes.shape[-1]
         fitting = max(1, WIDEST // (w + GAP))
         columns, across = min(near_square(len(channels)), fitting), min(len(codes), fitting)
-        zooms = zoom_for(w, columns), zoom_for(w, across)
+        side = max(codes.shape[-2:])
+        zooms = zoom_for(side, columns), zoom_for(side, across)
         sheet = Sheet(2 * MARGIN + max(columns * (w * zooms[0] + GAP), across * (w * zooms[1] + GAP)))
         self._head(sheet, view, name, f"{len(channels)} of {maps.shape[1]} channels", maps, silent, pool)
         sheet.scale_bar("0", numbers([top])[0], note="dark: 0 or less")

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-Forward = str | Callable[..., Any] | None
+# Functions first: a command line tries the types of a union in their order, and everything is a string.
+Forward = Callable[..., Any] | str | None
 
 
 def check_common(
@@ -28,7 +29,7 @@ def check_common(
     at_least("num_probes", num_probes, 1)
     at_least("dataloader_idx", dataloader_idx, 0)
     if every_n_epochs != "log":
-        at_least("every_n_epochs", every_n_epochs, 1)
+        at_least("every_n_epochs", every_n_epochs, 1, alternative=", or 'log'")
     if forward is not None and not isinstance(forward, str) and not callable(forward):
         raise TypeError(
             f"`forward` is a {type(forward).__name__}. It can be the name of a sub-module or a function "
@@ -45,7 +46,7 @@ def check_common(
         raise ValueError(f"`on_error` is {on_error!r}. It can be 'warn' or 'raise'.")
 
 
-def at_least(argument: str, value: Any, lowest: int) -> None:
+def at_least(argument: str, value: Any, lowest: int, *, alternative: str = "") -> None:
     """Check an integer argument.
 
     Raises:
@@ -53,9 +54,9 @@ def at_least(argument: str, value: Any, lowest: int) -> None:
         ValueError: where it is too small.
     """
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"`{argument}` is {value!r}. It must be an integer of at least {lowest}.")
+        raise TypeError(f"`{argument}` is {value!r}. It must be an integer of at least {lowest}{alternative}.")
     if value < lowest:
-        raise ValueError(f"`{argument}` is {value}. It must be at least {lowest}.")
+        raise ValueError(f"`{argument}` is {value}. It must be at least {lowest}{alternative}.")
 
 
 def check_layers(layers: Any) -> None:

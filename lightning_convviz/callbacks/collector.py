@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lightning_convviz import _lightning, batches, probes
-from lightning_convviz.pixels import estimated, find_normalization
+from lightning_convviz.pixels import estimated, find_normalization, fits
 from lightning_convviz.probes import Probes
 
 
@@ -77,10 +77,11 @@ class Collector:
 
 def _named(collected: Probes, dataset: Any) -> Probes:
     """The probes with what their data set knows of names and normalization."""
-    names = probes.find_class_names(dataset)
+    names = probes.find_class_names(dataset) or None
     if collected.labels is not None and names and int(torch.as_tensor(collected.labels).max()) >= len(names):
         names = None
-    return replace(collected, class_names=names, space=find_normalization(dataset) or estimated(collected.images))
+    space = fits(find_normalization(dataset), collected.images.shape[1])
+    return replace(collected, class_names=names, space=space or estimated(collected.images))
 
 
 def _appended(probes_: Probes, more: Probes) -> Probes:

@@ -68,7 +68,7 @@ class FilterPatternLogger(Watcher):
 
     def __init__(
         self,
-        layers: str | type[nn.Module] | list[str] | list[type[nn.Module]] | list[Any] = "auto",
+        layers: type[nn.Module] | str | Sequence[type[nn.Module] | str] = "auto",
         *,
         num_filters: int = 16,
         steps: int = 8,
@@ -95,6 +95,7 @@ class FilterPatternLogger(Watcher):
         at_least("steps", steps, 1)
         if size is not None:
             at_least("size", size, 8)
+        at_least("seed", seed, 0)
         ascent.resolve(objective)
         self.layers = layers
         self.num_filters = num_filters
@@ -158,7 +159,7 @@ class FilterPatternLogger(Watcher):
         assert space is not None  # the session gives one to all probes
         tiles = rgb(space.display(found.images))
         columns = near_square(len(channels))
-        zoom = zoom_for(tiles.shape[2], columns)
+        zoom = zoom_for(max(tiles.shape[1:3]), columns)
         sheet = Sheet(2 * MARGIN + columns * (tiles.shape[2] * zoom + GAP))
         sheet.write(f"What excites filters of {name}", bold=True)
         sheet.write(view.moment.caption)

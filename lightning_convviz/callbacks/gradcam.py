@@ -65,7 +65,7 @@ class GradCAMLogger(Watcher):
         self,
         layer: str = "auto",
         *,
-        method: str | Callable[..., Any] = "gradcam",
+        method: Callable[..., Any] | str = "gradcam",
         probes: ProbesLike = None,
         num_probes: int = 8,
         dataloader_idx: int = 0,

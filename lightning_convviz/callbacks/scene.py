@@ -66,6 +66,11 @@ class View:
     look: cams.Look
     moment: Moment
 
+    def is_finite(self) -> bool:
+        """Whether all that was seen of the network are numbers; waits for the device."""
+        seen = [*self.look.outputs.values(), *([] if self.look.logits is None else [self.look.logits])]
+        return all(bool(each.isfinite().all()) for each in seen)
+
 
 @dataclass
 class Scene:
@@ -76,6 +81,7 @@ class Scene:
     forward: Callable[..., Any]
     others: dict[str, Tensor]
     runs: dict[str, layers.Run]
+    parts: list[int]  # the model's sub-modules at that time
     looks: dict["Watcher", cams.Look] = field(default_factory=dict)
 
 

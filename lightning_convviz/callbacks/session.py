@@ -1,6 +1,6 @@
 """One session for each trainer, shared by our callbacks in it: probes, the recorded forward, observers, the writer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -39,6 +39,7 @@ class Session:
         self._images: Tensor | None = None
         self._receiver: str | None = None
         self._given_up = False
+        self._told: set[str] = set()
         self._scenes: dict[tuple[int, ...], Scene] = {}
         self._handles: list[RemovableHandle] = []
 
@@ -59,7 +60,7 @@ class Session:
         unguided = any(watcher.forward_ is None for watcher in self.watchers)
         if unguided and self._receiver is None and not _lightning.has_forward(module):
             for name, part in parts.items():
-                self._handles.append(part.register_forward_pre_hook(partial(self._note, name)))
+                self._handles.append(part.register_forward_pre_hook(partial(self._note, name), with_kwargs=True))
         for watcher in self.watchers:
             for name, reduce in watcher.observers().items():
                 if name in parts:
@@ -89,15 +90,15 @@ class Session:
             with suppress(ValueError):
                 self._images = batches.read(_lightning.of_loader(trainer, batch, 0))[0]
 
-    def _note(self, name: str, part: nn.Module, args: Any) -> None:
-        if self._receiver is None and args and args[0] is self._images:
+    def _note(self, name: str, part: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+        if self._receiver is None and any(given is self._images for given in [*args[:1], *kwargs.values()]):
             self._receiver = name
 
     def after(self, trainer: _lightning.Trainer, batch: Any, loader: int) -> None:
         """After a batch is validated: keep its images as probes while there are too few."""
         self._images = None
-        for watcher in self.watchers:
-            collector = self._collector(watcher.dataloader_idx)
+        for wanted in {watcher.dataloader_idx for watcher in self.watchers if watcher.given is None}:
+            collector = self._collector(wanted)
             here = loader == collector.loader or not _lightning.in_turn(trainer)
             if here and collector.take(trainer, batch, self._wanted(collector.loader)):
                 self._scenes.clear()
@@ -168,8 +169,8 @@ class Session:
 
     def view(self, watcher: "Watcher", trainer: Any, module: Any, moment: Moment) -> View:
         """The model seen through a callback's probes; call it inside `isolated(module)`."""
-        place = key(watcher)
-        if place not in self._scenes:
+        place, parts = key(watcher), [id(part) for part in module.modules()]
+        if place not in self._scenes or self._scenes[place].parts != parts:  # the model may change while it trains
             self._scenes[place] = self._scene(watcher, trainer, module)
         scene = self._scenes[place]
         watcher.resolve(module, scene.runs)
@@ -197,7 +198,7 @@ class Session:
         with torch.no_grad():
             runs = layers.survey(module, lambda: returned.append(tried(forward, images, arguments)))
         chosen = fitting(chosen, returned[0], watcher)
-        return Scene(chosen, chosen.shown(), forward, arguments, runs)
+        return Scene(chosen, chosen.shown(), forward, arguments, runs, [id(part) for part in module.modules()])
 
     def probes(self, watcher: "Watcher") -> Probes:
         """What a callback watches.
@@ -239,7 +240,7 @@ class Session:
                     sharers[other] = other.wants(scene.probes)
         try:
             scene.looks.update(looked(scene, module, sharers))
-        except ValueError:  # perhaps another's fault: then each by itself
+        except Exception:  # perhaps another's fault: then each by itself
             scene.looks.update(looked(scene, module, {watcher: sharers[watcher]}))
 
     def forget(self) -> None:
@@ -262,7 +263,7 @@ class Session:
             self.writer.submit([(drawing, sinks.with_folder(places, own)) for drawing, own in self.pending])
             self.pending = []
         for complaint in self.writer.complaints():
-            _lightning.rank_zero_warn(f"lightning_convviz could not write everything: {complaint}.")
+            self.tell(f"lightning_convviz could not write everything: {complaint}.")
 
     def finish(self, trainer: _lightning.Trainer) -> None:
         """At the end of the run, also a broken one: write everything, let everything go."""
@@ -275,7 +276,15 @@ class Session:
                 "and may be lost."
             )
         self.flush(trainer)
+        for count, complaint in self.writer.untold():
+            _lightning.rank_zero_info(f"lightning_convviz: {count} more drawings were not written ({complaint}).")
         self._scenes.clear()
+
+    def tell(self, message: str, *, once: str | None = None) -> None:
+        """Warn, the first time; `once` is what is told, where the words may differ."""
+        if (once or message) not in self._told:
+            self._told.add(once or message)
+            _lightning.rank_zero_warn(message)
 
 
 def _observe(

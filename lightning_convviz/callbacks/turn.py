@@ -215,6 +215,12 @@ class Turn:
             drawn = {tag: picture.cpu() for tag, picture in drawn.items()}  # waits for the device: the time is whole
         seconds += time.perf_counter() - start
         self.failures.in_a_row = 0
+        if not view.is_finite():
+            self.session.tell(
+                f"lightning_convviz: at {view.moment.caption} the network answers the probes with values that are not "
+                "finite (NaN or infinite). Its training has probably diverged.",
+                once="not finite",
+            )
         if view.moment.initial:
             self.initial_pictures = drawn
             return

@@ -148,12 +148,23 @@ def _map(
             f"`layer` is {explanation.layer!r}, which does not lead to the score. Choose one that does "
             "(inside an activation checkpoint none does, unless it has `use_reentrant=False`)."
         )
-    signed = resolve(explanation.method)(_wide(activations.detach()), _wide(gradient))
-    expected = activations.shape[:1] + activations.shape[2:]
-    if signed.shape != expected:
+    return _applied(explanation.method, _wide(activations.detach()), _wide(gradient))
+
+
+def _applied(method: str | Cam, activations: Tensor, gradient: Tensor) -> Tensor:
+    """The method's maps, checked: it may be the user's own."""
+    try:
+        signed = resolve(method)(activations, gradient)
+    except Exception as error:
+        if isinstance(method, str):
+            raise
         raise ValueError(
-            f"`method` returned shape {tuple(signed.shape)}. Return maps (n, y, x), here {tuple(expected)}."
-        )
+            f"`method` fails: {type(error).__name__}: {error}. Give a function (activations, gradients) -> maps."
+        ) from error
+    expected = activations.shape[:1] + activations.shape[2:]
+    if not isinstance(signed, Tensor) or signed.shape != expected:
+        came = f"shape {tuple(signed.shape)}" if isinstance(signed, Tensor) else f"a {type(signed).__name__}"
+        raise ValueError(f"`method` returned {came}. Return maps (n, y, x), here {tuple(expected)}.")
     return signed
 
 

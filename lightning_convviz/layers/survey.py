@@ -122,7 +122,10 @@ def require_maps(runs: Mapping[str, Run], names: Sequence[str], *, argument: str
     """
     for name in names:
         if name not in runs:
-            raise ValueError(f"`{argument}` holds {name!r}, which the forward does not call. Choose another layer.")
+            raise ValueError(
+                f"`{argument}` holds {name!r}, which the forward does not call, or which returns no "
+                "tensor. Choose another layer."
+            )
         if len(runs[name].shape) != 4:
             raise ValueError(
                 f"`{argument}` holds {name!r}, whose output has shape {runs[name].shape}. Choose one with maps "

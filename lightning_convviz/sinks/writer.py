@@ -1,9 +1,9 @@
 """The background thread that encodes and writes, so that the training thread only hands over."""
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from lightning_convviz.render import encode
@@ -13,6 +13,8 @@ from lightning_convviz.sinks.table import Drawing, Files, write
 WAITING = 2
 PATIENCE = 60.0  # seconds that the end of a run waits for the writer
 
+SLOW = "drawings were dropped because writing was slower than drawing"
+
 Handed = Sequence[tuple[Drawing, Sequence[Any]]]
 
 
@@ -20,8 +22,9 @@ class Writer:
     """Encodes and writes drawings in the order they come, in one thread, which ends when nothing waits any more."""
 
     def __init__(self) -> None:
-        self.dropped = 0
-        self.failures: list[str] = []
+        self._lost: Counter[str] = Counter()  # by kind of error: how many drawings nobody has been told of
+        self._reasons: dict[str, str] = {}  # by kind: the first
+        self._told: set[str] = set()
         self._waiting: deque[Handed] = deque()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -30,28 +33,39 @@ class Writer:
         """Hand over the drawings of one moment, each with the places where it goes; returns at once."""
         with self._lock:
             if len(self._waiting) >= WAITING:
-                self.dropped += len(self._waiting.popleft())
+                self._lost[SLOW] += len(self._waiting.popleft())
             self._waiting.append(handed)
-            if self._thread is None or not self._thread.is_alive():  # none, or one that something killed
-                self._thread = threading.Thread(target=self._run, name="convviz-writer", daemon=True)
-                self._thread.start()
+            self._start()
+
+    def _start(self) -> None:
+        if self._thread is None or not self._thread.is_alive():  # none, or one that something killed
+            self._thread = threading.Thread(target=self._run, name="convviz-writer", daemon=True)
+            self._thread.start()
 
     def drain(self, timeout: float | None = None) -> bool:
         """Wait until everything is written; False where that takes over `timeout` seconds, by default `PATIENCE`."""
-        thread = self._thread
+        with self._lock:
+            if self._waiting:
+                self._start()
+            thread = self._thread
         if thread is not None:
             thread.join(PATIENCE if timeout is None else timeout)
             return not thread.is_alive()
         return True
 
     def complaints(self) -> list[str]:
-        """What was lost since the last call, in sentences."""
+        """Why drawings were lost since the last call; what goes wrong again and again is told once."""
         with self._lock:
-            told = list(dict.fromkeys(self.failures))
-            if self.dropped:
-                told.append(f"{self.dropped} drawings were dropped because writing was slower than drawing")
-            self.failures, self.dropped = [], 0
-        return told
+            new = [kind for kind in self._lost if kind not in self._told]
+            self._told.update(new)
+            self._lost -= Counter(new)
+            return [self._reasons.get(kind, kind) for kind in new]
+
+    def untold(self) -> list[tuple[int, str]]:
+        """How many drawings were lost beside those that complaints told of, by kind of error."""
+        with self._lock:
+            lost, self._lost = self._lost, Counter()
+        return [(count, kind) for kind, count in lost.items()]
 
     def _run(self) -> None:
         while True:
@@ -61,14 +75,14 @@ class Writer:
                     return
                 handed = self._waiting.popleft()
             for drawing, places in handed:
-                with self._excused(drawing):
+                with self._excused():
                     files = Files(drawing, {tag: encode(picture) for tag, picture in drawing.pictures.items()})
                     for place in places:
-                        with self._excused(drawing):
+                        with self._excused():
                             write(place, files)
 
     @contextmanager
-    def _excused(self, drawing: Drawing) -> Iterator[None]:
+    def _excused(self) -> Iterator[None]:
         """What goes wrong is told by the training thread; nothing may end this one, nor keep another logger waiting.
 
         Not even `SystemExit`, which a logger's client may raise: in a thread nobody would ever hear of it.
@@ -76,4 +90,8 @@ class Writer:
         try:
             yield
         except BaseException as error:
-            self.failures.append(f"{drawing.name} at step {drawing.step}: {type(error).__name__}: {error}")
+            kind = type(error).__name__
+            with self._lock:
+                self._lost[kind] += 1
+                with suppress(BaseException):  # even its text may fail
+                    self._reasons.setdefault(kind, f"{kind}: {error}")

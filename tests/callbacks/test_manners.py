@@ -172,7 +172,7 @@ def test_a_writer_that_fails_is_told_and_the_rest_is_written(fit, monkeypatch):
         sinks.tensorboard(logger, files)
 
     monkeypatch.setitem(sinks.table.SINKS, "TensorBoardLogger", broken)
-    with pytest.warns(UserWarning, match="could not write everything: filters at step .*the disk is full"):
+    with pytest.warns(UserWarning, match="could not write everything: OSError: the disk is full"):
         trainer = fit(three())
     events = Events(trainer.logger.log_dir)
     assert {tag.split("/")[0] for tag in events.tags} == {"activations", "gradcam"}
@@ -272,12 +272,6 @@ def test_no_validation_gives_one_warning(fit):
     assert sum("lightning_convviz" in str(warning.message) for warning in told) == 1
 
 
-def test_a_logger_that_takes_no_pictures_gives_one_warning(fit, tmp_path):
-    with pytest.warns(UserWarning, match="writes to TensorBoard, not to CSVLogger") as told:
-        fit(three(), logger=CSVLogger(tmp_path))
-    assert sum("lightning_convviz" in str(warning.message) for warning in told) == 1
-
-
 def test_every_tensorboard_logger_gets_the_pictures(fit, tmp_path):
     loggers = [TensorBoardLogger(tmp_path / name, name=None) for name in ("one", "two")]
     fit([GradCAMLogger(on_error="raise")], logger=loggers)
@@ -294,13 +288,6 @@ def test_a_sink_of_ones_own(fit, monkeypatch, tmp_path):
 
 def test_fast_dev_run_draws_and_writes_nothing(fit):
     fit(three(), fast_dev_run=True)
-
-
-def test_stand_alone_validation_is_left_alone(fit):
-    watchers = three()
-    trainer = fit(watchers)
-    trainer.validate(trainer.lightning_module, DataLoader(data(20, seed=1), batch_size=8), verbose=False)
-    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [6, 12]
 
 
 def test_two_of_a_kind_are_refused(fit):
@@ -591,7 +578,9 @@ def test_a_diverged_net_is_called_that(fit):
             if not self.trainer.sanity_checking:
                 self.net[4].head.weight.data.fill_(float("nan"))
 
-    trainer = fit([GradCAMLogger(on_error="raise")], module=Diverges(fit_net()), max_epochs=1)
+    with pytest.warns(UserWarning, match="not finite.*training has probably diverged") as told:
+        trainer = fit(three(), module=Diverges(fit_net()), max_epochs=1)
+    assert sum("lightning_convviz" in str(one.message) for one in told) == 1
     (drawn,) = Events(trainer.logger.log_dir).images("gradcam/probes")
     assert {(item["right"], item["p_predicted"], item["peaks"][0]) for item in facts(drawn)["items"]} == {(None,) * 3}
 

@@ -1,0 +1,164 @@
+"""Fits on two processes, with and without the callbacks, for `test_ranks.py`: `ranks.py FOLDER CASE`."""
+
+import hashlib
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import pytorch_lightning as L
+import torch
+from conftest import TinyNet
+from fits import Watched, data, three
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
+from torch.utils.data import DataLoader, IterableDataset, Subset
+
+from lightning_convviz import FilterPatternLogger, GradCAMLogger, ascent
+from lightning_convviz.callbacks.filters import RATE
+
+
+def digest(module: Any, trainer: Any) -> str:
+    """What training left: weights, optimizer state, metrics, and this rank's random numbers."""
+    found = hashlib.sha1()
+    states = [part for state in trainer.optimizers[0].state.values() for part in state.values()]
+    for tensor in [*module.state_dict().values(), *states, *trainer.callback_metrics.values(), torch.get_rng_state()]:
+        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else torch.as_tensor(tensor)
+        found.update(
+            whole.detach().contiguous().view(torch.uint8).numpy().tobytes() if whole.ndim else repr(whole).encode()
+        )
+    return found.hexdigest()[:12]
+
+
+class Compared(FilterPatternLogger):
+    """Notes how patterns that two ranks made compare with those of the pure function on rank 0 alone."""
+
+    def __init__(self, folder: str, **arguments: Any) -> None:
+        super().__init__(num_filters=3, steps=6, num_probes=4, on_error="raise", **arguments)
+        self.folder = folder
+
+    def draw(self, view: Any, parts: list[Any]) -> Any:
+        found = []
+        for name, channels in self._channels.items():
+            alone = ascent.patterns(
+                view.model, name, channels, like=view.probes.images, steps=self.steps, rate=RATE,
+                objective=self.objective, forward=view.forward,
+            )  # fmt: skip
+            for index in range(len(channels)):
+                part, row = parts[index % len(parts)][name], index // len(parts)
+                pair = torch.stack([part.images[row].flatten(), alone.images[index].flatten()])
+                found.append((
+                    float(torch.corrcoef(pair)[0, 1]), float(part.activations[row]), float(alone.activations[index])
+                ))  # fmt: skip
+        with Path(self.folder, "compared.jsonl").open("a") as file:
+            file.write(json.dumps({"ranks": len(parts), "step": view.moment.step, "found": found}) + "\n")
+        return super().draw(view, parts)
+
+
+class Uneven(IterableDataset):
+    """More validation data on rank 0 than on rank 1, and of unknown length."""
+
+    def __init__(self, counts: tuple[int, int]) -> None:
+        self.counts = counts
+
+    def __iter__(self) -> Any:
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        yield from (data(20, seed=1)[index] for index in range(self.counts[rank]))
+
+
+class Sharded(Watched):
+    """The net in pieces: FSDP2 over both processes."""
+
+    def configure_model(self) -> None:
+        from torch.distributed.fsdp import fully_shard  # from torch 2.6 on
+
+        if not type(self.net).__name__.startswith("FSDP"):
+            for part in (self.net.conv1, self.net.conv2, self.net.head):
+                fully_shard(part, mesh=self.device_mesh["data_parallel"])
+            fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
+
+
+class Data(L.LightningDataModule):
+    """A validation set that is empty on rank 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(data(), 8)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(Subset(data(20, seed=1), range(20 if self.trainer.global_rank == 0 else 0)), 8)
+
+
+def watchers(case: str, folder: str) -> list[Any]:
+    if case == "misfit":
+        return [GradCAMLogger(probes=(torch.zeros(2, 3, 12, 16), [0, 7]))]
+    if case == "broken":
+        return [Breaks(folder), GradCAMLogger(on_error="raise")]
+    first, second, third = three()
+    return [first, second if case == "sharded" else Compared(folder), third]
+
+
+class Breaks(Compared):
+    """Fails on rank 1 alone."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self.on_error = "warn"
+
+    def compute(self, view: Any, mine: Any) -> Any:
+        if mine.start == 1:
+            raise RuntimeError("rank 1 has no luck")
+        return super().compute(view, mine)
+
+
+def fit(folder: str, case: str, watchers: list[Any]) -> None:
+    L.seed_everything(1, verbose=False)
+    strategies = {
+        "spawn": lambda: DDPStrategy(process_group_backend="gloo", start_method="spawn"),
+        "sharded": lambda: ModelParallelStrategy(
+            data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False
+        ),
+    }
+    # Without its buffers broadcast: then ranks differ in their statistics at validation, and an empty rank may go on.
+    strategy = strategies.get(case, lambda: DDPStrategy(process_group_backend="gloo", broadcast_buffers=False))()
+    trainer = L.Trainer(
+        max_epochs=3, accelerator="cpu", devices=2, strategy=strategy, enable_checkpointing=False,
+        logger=TensorBoardLogger(folder, name=None, version="watched" if watchers else "bare"),
+        callbacks=[*watchers, Prints()], enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+        use_distributed_sampler=case not in ("uneven", "empty"),
+    )  # fmt: skip
+    module = (Sharded if case == "sharded" else Watched)(TinyNet())
+    val = DataLoader(Uneven((20, 9)) if case == "uneven" else data(20, seed=1), 4)
+    try:
+        if case == "empty":
+            trainer.fit(module, datamodule=Data())
+        else:
+            trainer.fit(module, DataLoader(data(), 8), val)
+    except ValueError as error:
+        print(f"\nrank {trainer.global_rank}: {error}", flush=True)
+
+
+def main(folder: str, case: str) -> None:
+    warnings.simplefilter("ignore")
+    warnings.filterwarnings("always", message=".*could not draw.*")
+    fit(folder, case, watchers(case, folder))
+    if case in ("fits", "sharded", "spawn"):
+        fit(folder, case, [])
+
+
+class Prints(L.Callback):
+    """Says how training ended; under spawn only the process itself can."""
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        sys.stdout.write(f"\nrank {trainer.global_rank}: done {digest(pl_module, trainer)}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,132 @@
+"""Pictures arrive in every kind of logger, through its own interface, and in folders where there is none."""
+
+import io
+import json
+import logging
+import zipfile
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as L
+from fits import Events, facts, three
+from PIL import Image
+from pytorch_lightning.loggers import CometLogger, CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
+
+from lightning_convviz import ActivationLogger, GradCAMLogger, sinks
+
+TAGS = {"activations", "filters", "gradcam"}
+
+
+def _opened(file):
+    return Image.open(io.BytesIO(file.read_bytes()))
+
+
+def epochs(images):
+    return [facts(image)["epoch"] for image in images]
+
+
+def test_tensorboard_in_a_remote_folder(fit):
+    """TensorBoard's own writer writes, to whatever it knows."""
+    fsspec = pytest.importorskip("fsspec")
+    fit([GradCAMLogger(on_error="raise")], logger=TensorBoardLogger("memory://runs", name=None, version="remote"))
+    (path,) = fsspec.filesystem("memory").glob("/runs/remote/events*")
+    assert fsspec.filesystem("memory").cat(path).count(b"gradcam/probes") >= 2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_offline(fit, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    logger = WandbLogger(save_dir=tmp_path, offline=True, project="convviz")
+    fit(three(), logger=logger)
+    wandb.finish()
+    files = sorted(tmp_path.glob("wandb/offline-run-*/files/media/images/**/*.*"))
+    images = list(map(_opened, files))
+    assert {facts(image)["kind"] for image in images} == TAGS
+    assert sorted(epochs(image for image in images if facts(image)["kind"] == "gradcam")) == [0, 1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_in_a_local_store(fit, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ARTIFACT_URI", str(tmp_path / "artifacts"))
+    logger = MLFlowLogger(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_location=str(tmp_path / "artifacts"))
+    fit(three(), logger=logger)
+    files = list((tmp_path / "artifacts").rglob("*.png"))
+    names = [file.name.split("+") for file in files]  # MLflow: <key>+step+<step>+timestamp+...
+    assert {name[0].split("~")[0] for name in names} == TAGS
+    assert {int(name[2]) for name in names} == {6, 12}
+    assert all(_opened(file).width >= 300 for file in files)
+    history = mlflow.MlflowClient(logger._tracking_uri).get_metric_history(logger.run_id, "convviz/seconds/gradcam")
+    assert [metric.step for metric in history] == [6, 12]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_comet_offline(fit, tmp_path):
+    comet_ml = pytest.importorskip("comet_ml")
+    logger = CometLogger(online=False, project="convviz")
+    # Lightning 2.6 makes the experiment of an offline logger a disabled one; a user's own is what works.
+    logger._experiment = comet_ml.OfflineExperiment(
+        offline_directory=str(tmp_path), log_code=False, log_env_details=False
+    )
+    fit(three(), logger=logger)
+    logger.experiment.end()
+    (archive,) = tmp_path.glob("*.zip")
+    with zipfile.ZipFile(archive) as packed:
+        names = packed.namelist()
+        messages = [json.loads(line) for line in packed.read("messages.json").decode().splitlines()]
+        images = [Image.open(io.BytesIO(packed.read(name))) for name in names if name != "messages.json"
+                  and packed.read(name)[:4] in (b"\x89PNG", b"\xff\xd8\xff\xe0")]  # fmt: skip
+    assert {facts(image)["kind"] for image in images} == TAGS
+    uploads = [each["payload"]["additional_params"] for each in messages if each["type"] == "file_upload"]
+    uploads = [each for each in uploads if each.get("figName") == "gradcam/probes"]
+    assert sorted(int(each["step"]) for each in uploads) == [6, 12]
+
+
+def test_a_logger_without_pictures_gets_them_in_its_folder(fit, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        trainer = fit(three(), logger=CSVLogger(tmp_path))
+    folder = Path(trainer.logger.log_dir, "convviz")
+    assert sum(f"writes its pictures as files into '{folder}'" in record.message for record in caplog.records) == 1
+    assert [file.name for file in sorted((folder / "gradcam/probes").iterdir())] == [
+        "step_00000006.png", "step_00000012.png",
+    ]  # fmt: skip
+    assert {path.name for path in folder.iterdir()} == TAGS
+
+
+def test_a_logger_that_takes_pictures_is_enough(fit, tmp_path):
+    loggers = [CSVLogger(tmp_path / "csv"), TensorBoardLogger(tmp_path / "board", name=None)]
+    fit([GradCAMLogger(on_error="raise")], logger=loggers)
+    assert not list(tmp_path.rglob("*.png"))
+    assert Events(loggers[1].log_dir).steps("gradcam/probes") == [6, 12]
+
+
+def test_without_a_logger_pictures_go_into_save_dir(fit, tmp_path):
+    fit([GradCAMLogger(save_dir=tmp_path / "mine", on_error="raise")], logger=False)
+    files = sorted((tmp_path / "mine/gradcam/probes").iterdir())
+    assert epochs(map(_opened, files)) == [0, 1]
+
+
+def test_save_dir_comes_beside_the_loggers(fit, tmp_path):
+    first = ActivationLogger(on_error="raise")
+    trainer = fit([first, GradCAMLogger(save_dir=str(tmp_path / "mine"), on_error="raise")])
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {"gradcam"}
+    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [6, 12]
+
+
+def test_without_a_logger_and_a_folder_there_is_one_warning(fit):
+    with pytest.warns(UserWarning, match="found no logger that takes pictures.*`save_dir=`") as told:
+        fit(three(), logger=False)
+    assert sum("lightning_convviz" in str(warning.message) for warning in told) == 1
+
+
+def test_names_of_files_are_fit_for_every_system():
+    assert sinks.table.file_name('filters/a:b*"c"/..') == "filters/a_b__c_/_"
+
+
+def test_a_disk_that_is_nearly_full_is_left_to_the_run(fit, tmp_path, monkeypatch):
+    monkeypatch.setattr(sinks.table, "RESERVE", 1e18)
+    with pytest.warns(UserWarning, match="could not write everything.*pictures leave the last of it alone"):
+        trainer = fit([GradCAMLogger()])
+    assert isinstance(trainer, L.Trainer)
+    assert "gradcam/probes" not in Events(trainer.logger.log_dir).tags
