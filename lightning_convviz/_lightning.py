@@ -114,8 +114,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 def has_forward(module: nn.Module) -> bool:
     """Whether the user wrote a `forward`: the one that is inherited calls nothing."""
-    owner = next(base for base in type(module).__mro__ if "forward" in vars(base))
-    return owner is not nn.Module and owner.__name__ != "LightningModule"
+    return type(module).forward.__qualname__ not in ("LightningModule.forward", "_forward_unimplemented")
 
 
 def precision(trainer: Trainer) -> AbstractContextManager[Any]:

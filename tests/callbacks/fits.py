@@ -63,7 +63,10 @@ def three(**arguments: Any) -> list[Any]:
 def fit(tmp_path: Path, tiny: type[nn.Module]) -> Callable[..., L.Trainer]:
     """Fit a tiny module: `fit(callbacks, module=..., batch_size=..., **trainer arguments)`."""
 
-    def run(callbacks: Any = (), *, module: Any = None, train: Any = None, val: Any = None, **arguments: Any) -> Any:
+    def run(
+        callbacks: Any = (), *, module: Any = None, train: Any = None, val: Any = None, loaders: bool = True,
+        **arguments: Any,
+    ) -> Any:  # fmt: skip
         L.seed_everything(1, verbose=False)
         arguments = {
             "max_epochs": 2, "accelerator": "cpu", "logger": TensorBoardLogger(tmp_path, name=None),
@@ -72,6 +75,9 @@ def fit(tmp_path: Path, tiny: type[nn.Module]) -> Callable[..., L.Trainer]:
         } | arguments  # fmt: skip
         trainer = L.Trainer(callbacks=list(callbacks), **arguments)
         module = Watched(tiny()) if module is None else module
+        if not loaders:  # the module has its own
+            trainer.fit(module)
+            return trainer
         train = DataLoader(data(), batch_size=8, shuffle=True) if train is None else train
         trainer.fit(module, train, DataLoader(data(20, seed=1), batch_size=8) if val is None else val)
         return trainer
