@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from fits import Events, Watched, three
 
 from lightning_convviz.ascent import patterns
 from lightning_convviz.cams import heatmaps
@@ -71,3 +72,25 @@ def twin(compiled, tiny):
     twin = tiny()
     twin.load_state_dict({name.removeprefix("_orig_mod."): value for name, value in compiled.state_dict().items()})
     return twin
+
+
+@pytest.mark.parametrize("which", ["module", "net"])
+def test_a_watched_run_compiles_what_an_unwatched_one_does(which, fit, tiny):
+    """No graph more, and none of dynamic shape, though probes come in another number than batches."""
+    found = []
+    for watchers in ([], three(num_probes=3)):
+        torch.compiler.reset()
+        shapes = []
+
+        def backend(graph, inputs, shapes=shapes):
+            shapes.append([str(tuple(each.shape)) for each in inputs if isinstance(each, torch.Tensor)])
+            return graph.forward
+
+        module = Watched(tiny())
+        (module if which == "module" else module.net).compile(backend=backend)
+        trainer = fit(watchers, module=module)
+        found.append(shapes)
+    assert found[0]
+    assert found[0] == found[1]
+    assert len(Events(trainer.logger.log_dir).steps("activations/net.conv1")) == 2
+    torch.compiler.reset()

@@ -1,4 +1,4 @@
-"""Fits on two processes, with and without the callbacks, for `test_ranks.py`: `ranks.py FOLDER CASE`."""
+"""Fits on two processes, with and without the callbacks, for `test_ranks.py`: `ranks.py FOLDER CASE [gpu]`."""
 
 import hashlib
 import json
@@ -28,7 +28,9 @@ def digest(module: Any, trainer: Any) -> str:
     for tensor in [*module.state_dict().values(), *states, *trainer.callback_metrics.values(), torch.get_rng_state()]:
         whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else torch.as_tensor(tensor)
         found.update(
-            whole.detach().contiguous().view(torch.uint8).numpy().tobytes() if whole.ndim else repr(whole).encode()
+            whole.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            if whole.ndim
+            else repr(whole).encode()
         )
     return found.hexdigest()[:12]
 
@@ -117,18 +119,19 @@ class Breaks(Compared):
         return super().compute(view, mine)
 
 
-def fit(folder: str, case: str, watchers: list[Any]) -> None:
+def fit(folder: str, case: str, accelerator: str, watchers: list[Any]) -> None:
+    backend = "gloo" if accelerator == "cpu" else "nccl"
     L.seed_everything(1, verbose=False)
     strategies = {
-        "spawn": lambda: DDPStrategy(process_group_backend="gloo", start_method="spawn"),
+        "spawn": lambda: DDPStrategy(process_group_backend=backend, start_method="spawn"),
         "sharded": lambda: ModelParallelStrategy(
             data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False
         ),
     }
     # Without its buffers broadcast: then ranks differ in their statistics at validation, and an empty rank may go on.
-    strategy = strategies.get(case, lambda: DDPStrategy(process_group_backend="gloo", broadcast_buffers=False))()
+    strategy = strategies.get(case, lambda: DDPStrategy(process_group_backend=backend, broadcast_buffers=False))()
     trainer = L.Trainer(
-        max_epochs=3, accelerator="cpu", devices=2, strategy=strategy, enable_checkpointing=False,
+        max_epochs=3, accelerator=accelerator, devices=2, strategy=strategy, enable_checkpointing=False,
         logger=TensorBoardLogger(folder, name=None, version="watched" if watchers else "bare"),
         callbacks=[*watchers, Prints()], enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
         use_distributed_sampler=case not in ("uneven", "empty"),
@@ -144,12 +147,12 @@ def fit(folder: str, case: str, watchers: list[Any]) -> None:
         print(f"\nrank {trainer.global_rank}: {error}", flush=True)
 
 
-def main(folder: str, case: str) -> None:
+def main(folder: str, case: str, accelerator: str = "cpu") -> None:
     warnings.simplefilter("ignore")
     warnings.filterwarnings("always", message=".*could not draw.*")
-    fit(folder, case, watchers(case, folder))
+    fit(folder, case, accelerator, watchers(case, folder))
     if case in ("fits", "sharded", "spawn"):
-        fit(folder, case, [])
+        fit(folder, case, accelerator, [])
 
 
 class Prints(L.Callback):

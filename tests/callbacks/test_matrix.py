@@ -30,6 +30,9 @@ pytestmark = [
 ]
 
 
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
 class Seen(GradCAMLogger):
     """Keeps what was drawn, and the network that it was drawn from."""
 
@@ -44,16 +47,21 @@ class Seen(GradCAMLogger):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_watching_changes_nothing_and_shows_what_is_there(fit, tiny, name):
+@pytest.mark.parametrize("accelerator", ["cpu", pytest.param("gpu", marks=needs_cuda)])
+def test_watching_changes_nothing_and_shows_what_is_there(fit, tiny, name, accelerator):
     setting = SETTINGS[name]
+    arguments = {"accelerator": accelerator, "deterministic": accelerator == "gpu"} | setting.trainer
     ends, seen = [], Seen()
     for watchers in ([], [*three(), seen]):
         torch._dynamo.reset()
-        module, others = setting.make(tiny), setting.extra()
+        try:
+            module, others = setting.make(tiny), setting.extra()
+        except AttributeError as error:
+            pytest.skip(f"not in this Lightning: {error}")
         own = {key: make() for key in ("train", "val") if (make := getattr(setting, key)) is not None}
         callbacks = [*others, *watchers] if setting.before else [*watchers, *others]
         trainer = fit(
-            callbacks, module=setting.wrap(module), loaders=not hasattr(module, "batch_size"), **own, **setting.trainer
+            callbacks, module=setting.wrap(module), loaders=not hasattr(module, "batch_size"), **own, **arguments
         )
         ends.append(_state(trainer, module))
     assert traces(*ends) == []
@@ -116,6 +124,8 @@ def _state(trainer: L.Trainer, module: nn.Module) -> dict[str, Any]:
             }
         state |= {f"optimizer {number} lr": [group["lr"] for group in optimizer.param_groups]}
     state |= {f"metric {name}": value.clone() for name, value in trainer.callback_metrics.items()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
     state |= {"torch": torch.get_rng_state(), "numpy": torch.as_tensor(np.random.get_state()[1].astype("int64"))}
     return state | {"python": torch.tensor(random.getstate()[1]), "step": trainer.global_step}
 
@@ -127,7 +137,7 @@ def _distance(setting: Any, tiny: Any, trainer: L.Trainer, seen: Seen) -> float:
     for owner in plain.modules():  # never compiled
         for name, part in owner.named_children():
             setattr(owner, name, getattr(part, "_orig_mod", part))
-    plain = plain.to(probes.images.dtype).eval()
+    plain = plain.to(probes.images).eval()
     plain.load_state_dict({key.replace("_orig_mod.", ""): value for key, value in state.items()})
     plain.log = lambda *args, **kwargs: None
     net = plain.net if isinstance(plain, NoForward) else plain.forward

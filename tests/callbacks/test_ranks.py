@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fits import Events
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
@@ -20,8 +21,8 @@ PROGRAM = Path(__file__).with_name("ranks.py")
 slow = pytest.mark.slow
 
 
-def run(folder: Path, case: str) -> str:
-    command = [sys.executable, str(PROGRAM), str(folder), case]
+def run(folder: Path, case: str, accelerator: str = "cpu") -> str:
+    command = [sys.executable, str(PROGRAM), str(folder), case, accelerator]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
@@ -44,9 +45,21 @@ def compared(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "compared.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("case", ["fits", "sharded", pytest.param("spawn", marks=slow)])
-def test_training_ends_as_without_the_callbacks_and_the_pictures_are_there(case, tmp_path):
-    told = run(tmp_path, case)
+two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+
+
+@pytest.mark.parametrize(
+    ("case", "accelerator"),
+    [
+        ("fits", "cpu"),
+        ("sharded", "cpu"),
+        pytest.param("spawn", "cpu", marks=slow),
+        pytest.param("fits", "gpu", marks=two_gpus),
+        pytest.param("sharded", "gpu", marks=two_gpus),
+    ],
+)
+def test_training_ends_as_without_the_callbacks_and_the_pictures_are_there(case, accelerator, tmp_path):
+    told = run(tmp_path, case, accelerator)
     for rank in (0, 1):
         watched, bare = ends(told, rank)
         assert watched == bare

@@ -1,0 +1,63 @@
+"""Law 6: memory, hooks, threads and open files after 200 epochs are those after a few."""
+
+import gc
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as L
+import torch
+from fits import Watched, data, three
+from torch.utils.data import DataLoader
+
+pytestmark = pytest.mark.slow
+
+EPOCHS = 200
+EARLY = 20
+MEGABYTES = 12  # of noise in what the system says of memory; a picture kept at each drawing would be 100
+
+
+class Counts(L.Callback):
+    """What the process holds, early and late."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, dict[str, int]] = {}
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch + 1 not in (EARLY, EPOCHS):
+            return
+        for callback in trainer.callbacks:
+            if hasattr(callback, "turn"):
+                callback.turn.session.writer.drain()
+        gc.collect()
+        self.found[trainer.current_epoch + 1] = {
+            "tensors": sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects()),
+            "objects": len(gc.get_objects()) // 1000,
+            "threads": threading.active_count(),
+            "files": len(os.listdir("/proc/self/fd")),
+            "hooks": sum(
+                len(table) for part in pl_module.modules() for key, table in vars(part).items() if "hooks" in key
+            ),
+        }
+        self.found[trainer.current_epoch + 1]["megabytes"] = _megabytes()
+
+
+def _megabytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") // 1_000_000
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_nothing_grows_over_two_hundred_epochs(fit, tiny):
+    grown = {}
+    for name, watchers in {"bare": [], "watched": three(num_probes=8)}.items():
+        counts = Counts()
+        loader = DataLoader(data(16), batch_size=8)
+        fit([*watchers, counts], module=Watched(tiny()), train=loader, val=loader, max_epochs=EPOCHS)
+        early, late = counts.found[EARLY], counts.found[EPOCHS]
+        grown[name] = {key: late[key] - early[key] for key in early}
+    for key in ("tensors", "threads", "files", "hooks"):
+        assert grown["watched"][key] == grown["bare"][key], grown
+    assert grown["watched"]["objects"] <= grown["bare"]["objects"] + 1, grown
+    assert grown["watched"]["megabytes"] <= grown["bare"]["megabytes"] + MEGABYTES, grown
