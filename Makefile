@@ -1,20 +1,33 @@
 # The commands of the README, from an empty machine: each makes .venv and installs what it needs first.
 PYTHON ?= python3
 VENV := .venv
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 DATA ?= shapes
 EPOCHS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slow test-oldest lint clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/train.py --data $(DATA) $(if $(EPOCHS),--epochs $(EPOCHS))
 
 # Twice over the callbacks: with run-time checks of every shape and type, and as users get them.
+PLAIN := --override-ini addopts=--strict-markers
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --override-ini addopts=--strict-markers tests/callbacks
+	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PLAIN) tests/callbacks --ignore tests/callbacks/test_ranks.py \
+		--ignore tests/callbacks/test_bad_input.py
+
+# What takes long: processes that are killed, more processes, 200 epochs; and loggers that bring much along.
+test-slow: $(VENV)/loggers.stamp
+	$(BIN)/python -m pytest -m slow $(PLAIN) tests
+	$(BIN)/python -m pytest $(PLAIN) tests/callbacks/test_loggers.py
+
+# On the oldest versions that are supported, which warn of what has been deprecated since.
+test-oldest: $(OLDEST)/dev.stamp
+	$(OLDEST)/bin/python -m pytest -m "not slow" $(PLAIN) -o filterwarnings=default tests \
+		--ignore tests/test_documents.py --ignore tests/callbacks/test_bad_input.py
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -22,7 +35,7 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -34,3 +47,12 @@ $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
 $(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/demo.stamp
+
+$(VENV)/loggers.stamp: $(VENV)/dev.stamp
+	$(PIP) install --quiet --editable '.[dev,loggers]'
+	touch $@
+
+$(OLDEST)/dev.stamp: pyproject.toml tests/oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --editable . -r tests/oldest.txt pytest beartype
+	touch $@

@@ -24,7 +24,8 @@ class Setting:
         trainer: arguments of the Trainer.
         extra: makes the user's other callbacks.
         before: whether those stand before ours.
-        steps: at which pictures are due; by default at the ends of two epochs of six batches.
+        steps: at which pictures are due; by default at the ends of two epochs of six batches. None: whenever this
+            Lightning validates.
         train: makes the training data.
         val: makes the validation data.
         wrap: what is given to `fit`, from the module.
@@ -35,7 +36,7 @@ class Setting:
     trainer: dict[str, Any] = field(default_factory=dict)
     extra: Callable[[], list[Any]] = list
     before: bool = False
-    steps: tuple[int, ...] = (6, 12)
+    steps: tuple[int, ...] | None = (6, 12)
     train: Callable[[], Any] | None = None
     val: Callable[[], Any] | None = None
     wrap: Callable[[Any], Any] = lambda module: module
@@ -240,11 +241,11 @@ SETTINGS: dict[str, Setting] = {
         extra=lambda: [lightning.EarlyStopping("val_loss", patience=1, stopping_threshold=100.0)], steps=(6,)
     ),
     "LearningRateFinder": Setting(
-        lambda tiny: Tuned(tiny()), extra=lambda: [lightning.LearningRateFinder(num_training_steps=4)], steps=(24, 48)
+        lambda tiny: Tuned(tiny()), extra=lambda: [lightning.LearningRateFinder(num_training_steps=4)], steps=None
     ),
     "BatchSizeFinder": Setting(
         lambda tiny: Tuned(tiny()),
-        extra=lambda: [lightning.BatchSizeFinder(steps_per_trial=1, max_trials=2)], steps=(12, 24),
+        extra=lambda: [lightning.BatchSizeFinder(steps_per_trial=1, max_trials=2)], steps=None,
     ),
     "GradientAccumulationScheduler": Setting(
         extra=lambda: [lightning.GradientAccumulationScheduler({0: 1, 1: 3})], steps=(6, 8)

@@ -1,5 +1,6 @@
 """What outlives a run: resumed trainings go on with their probes, scales and choices; checkpoints can be looked at."""
 
+import inspect
 from contextlib import nullcontext
 
 import pytest
@@ -11,6 +12,9 @@ from torch.utils.data import DataLoader
 
 from lightning_convviz import ActivationLogger, FilterPatternLogger, GradCAMLogger
 from lightning_convviz.callbacks import memory
+
+# Lightning has it from 2.6 on, and then as default.
+ONLY = {"weights_only": True} if "weights_only" in inspect.signature(L.Trainer.fit).parameters else {}
 
 
 def shuffled(seed: int) -> DataLoader:
@@ -40,7 +44,7 @@ def test_a_resumed_run_goes_on_with_probes_scales_and_choices(fit, tiny, saved, 
     watchers = three(every_n_epochs="log")
     trainer = again(fit, tmp_path, saved, watchers)
     loader = DataLoader(data(), batch_size=8, shuffle=True)
-    trainer.fit(Watched(tiny()), loader, shuffled(7), ckpt_path=path, weights_only=True)  # another validation set
+    trainer.fit(Watched(tiny()), loader, shuffled(7), ckpt_path=path, **ONLY)  # another validation set
     events = Events(trainer.logger.log_dir)
     assert events.steps("gradcam/probes") == [24]  # validation 4 is a power of two; 1 and 2 were before
     old, new = before[0].turn.session.collected(before[0]), watchers[0].turn.session.collected(watchers[0])
