@@ -41,7 +41,7 @@ class Collector:
 
     def missing(self, wanted: int) -> int:
         """How many are still to be taken."""
-        return 0 if self.settled else wanted - (0 if self.passed is None else len(self.passed))
+        return 0 if self.settled else max(0, wanted - (0 if self.passed is None else len(self.passed)))
 
     def begin(self, wanted: int) -> None:
         """At the start of a validation: the batches of a short sanity check come again, so their images would too."""
@@ -51,7 +51,7 @@ class Collector:
     def take(self, trainer: Any, batch: Any, wanted: int) -> bool:
         """Take what is missing from a batch; whether there was something to take."""
         missing = self.missing(wanted)
-        if missing <= 0:
+        if not missing:
             return False
         with torch.inference_mode(False), torch.no_grad():
             try:

@@ -1,5 +1,6 @@
 """When a callback draws, and what becomes of it when it fails."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -79,8 +80,10 @@ def moment(trainer: Any, loaded: tuple[int, int] | None, initial: bool) -> Momen
         return Moment(epoch, step, "initial network" if initial else f"epoch {epoch} · step {step}", initial)
     if trainer.ckpt_path:
         epoch, step = loaded or (epoch, step)
-        name = str(trainer.ckpt_path).replace("/", " ").split()[-1]
-        network = name if loaded is None else f"epoch {epoch} · step {step} · {name}"
+        name = re.split(r"[/\\]", str(trainer.ckpt_path))[-1]
+        when = "" if loaded is None else f"epoch {epoch} · step {step}"
+        told = bool(when) and re.fullmatch(r"epoch=\d+-step=\d+\.ckpt", name)  # Lightning's own way to say the same
+        network = " · ".join(filter(None, [when, "" if told else name]))
     elif step:
         epoch = max(epoch - 1, 0)  # after a fit the trainer counts the epoch that would come
         network = f"epoch {epoch} · step {step}"
