@@ -58,6 +58,8 @@ def isolated(model: nn.Module) -> Iterator[None]:
         for keeper in (_modes, _buffers, _attributes, _muted):
             stack.enter_context(keeper(model))
         stack.enter_context(_no_autotuning())
+        # Within a user's autocast, older torch would hand weights that were cast under our no_grad to his own forward.
+        stack.callback(torch.clear_autocast_cache)
         yield
 
 

@@ -45,6 +45,7 @@ def compared(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "compared.jsonl").read_text().splitlines()]
 
 
+cpu_fsdp = pytest.mark.skipif(torch.__version__ < (2, 11), reason="FSDP2 of older torch needs CUDA")
 two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 
 
@@ -52,7 +53,7 @@ two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two G
     ("case", "accelerator"),
     [
         ("fits", "cpu"),
-        ("sharded", "cpu"),
+        pytest.param("sharded", "cpu", marks=cpu_fsdp),
         pytest.param("spawn", "cpu", marks=slow),
         pytest.param("fits", "gpu", marks=two_gpus),
         pytest.param("sharded", "gpu", marks=two_gpus),
