@@ -31,9 +31,9 @@ __all__ = ["Callback", "LightningModule", "Trainer", "rank_zero_info", "rank_zer
 # By name, since every class exists in two namespaces. DeepSpeed's and FSDP's strategies look replicated or inherit from
 # one that is, so they are asked about first.
 UNFIT = {
-    "FSDPStrategy": "Use ModelParallelStrategy (FSDP2)",
-    "DeepSpeedStrategy": "Use DDP, or ModelParallelStrategy (FSDP2)",
-    "XLAFSDPStrategy": "Use another strategy",
+    "FSDPStrategy": "keeps its parameters in pieces. Use ModelParallelStrategy (FSDP2)",
+    "DeepSpeedStrategy": "has the parameters in its own hands. Use DDP, or ModelParallelStrategy (FSDP2)",
+    "XLAFSDPStrategy": "keeps its parameters in pieces. Use another strategy",
 }
 SHARDED = frozenset({"ModelParallelStrategy"})
 REPLICATED = frozenset({"DDPStrategy"})
@@ -93,7 +93,7 @@ def unfit(strategy: Any) -> str | None:
     """Why a strategy can't be watched, and what to do; None where it can."""
     for base in type(strategy).__mro__:
         if base.__name__ in UNFIT:
-            return f"{type(strategy).__name__} keeps its parameters in pieces. {UNFIT[base.__name__]}"
+            return f"{type(strategy).__name__} {UNFIT[base.__name__]}"
     return None
 
 

@@ -168,7 +168,7 @@ def patterns(
     with isolated(model):
         within, size = _frame(model, like, shape)
         climb = partial(_climb, model, forward or model, layer, list(channels), within, size, steps, rate, seed, aim)
-        parts = in_chunks(climb, len(channels))
+        parts = in_chunks(climb, len(channels), whole=layers_.in_pieces(model))
     return Patterns(torch.cat([part.images for part in parts]), torch.cat([part.activations for part in parts]))
 
 

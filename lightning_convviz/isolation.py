@@ -242,12 +242,13 @@ def gradients(total: Tensor, inputs: Sequence[Tensor], **options: Any) -> tuple[
     return found
 
 
-def in_chunks(function: Callable[[slice], R], count: int) -> list[R]:
+def in_chunks(function: Callable[[slice], R], count: int, *, whole: bool = False) -> list[R]:
     """`function` over `slice(0, count)`, or over smaller and smaller slices where memory runs out.
 
     Args:
         function: computes the result for a slice of the images; must not depend on the others.
         count: how many images there are.
+        whole: all at once, or not at all: for ranks that have to stay in step.
 
     Returns:
         The results in order, one for each slice that fitted.
@@ -263,7 +264,7 @@ def in_chunks(function: Callable[[slice], R], count: int) -> list[R]:
             start += size
             continue
         except torch.OutOfMemoryError:
-            if size == 1:
+            if size == 1 or whole:
                 raise
         # Outside the handler: the exception's traceback keeps the failed attempt's tensors alive.
         size = (size + 1) // 2

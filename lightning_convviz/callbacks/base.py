@@ -132,12 +132,14 @@ class Watcher(_lightning.Callback):
             raise ValueError(f"`strategy`: {reason}, or leave {type(self).__name__} out.")
         sessions = [peer.turn.session for peer in trainer.callbacks if isinstance(peer, Watcher)]
         session = next((each for each in sessions if each.serves(trainer, module)), None) or Session(trainer, module)
+        session.begin(trainer)
+        self.turn.loaded = None
         if self in session.watchers:
             return
         if self.name in [watcher.name for watcher in session.watchers]:
             raise ValueError(
-                f"`callbacks` holds two {type(self).__name__} named {self.name!r}, and their tags would collide. "
-                "Give one of them another `name=`."
+                f"`callbacks` holds two callbacks named {self.name!r}, and their tags would collide. Give one of them "
+                "another `name=`."
             )
         session.watchers.append(self)
         self.turn = Turn(self, session)

@@ -1,10 +1,11 @@
 """Takes the probes from the first validation batches that pass, since no loader of the user's may be iterated."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightning_convviz import _lightning, batches, probes
 from lightning_convviz.pixels import estimated, find_normalization, fits
@@ -61,11 +62,10 @@ class Collector:
                 return False
             if labels is not None and int(labels.min()) < 0:  # a convention for "not labeled"
                 labels = None
-            if self.passed is not None and images.shape[1:] != self.passed.images.shape[1:]:
+            if self.passed is not None and not _alike(self.passed, images, others):
                 return False
             rows = batches.spread_classes(labels, len(images), missing)
-            copies = {key: other.clone() for key, other in others.items()}
-            new = Probes(images.detach().clone(), None if labels is None else labels.clone(), others=copies).take(rows)
+            new = Probes(images.detach(), labels, others=others).take(rows)  # which copies what it takes
             joined = new if self.passed is None else _appended(self.passed, new)
             self.keep(_named(joined, self._dataset(trainer)))
         return True
@@ -73,6 +73,12 @@ class Collector:
     def _dataset(self, trainer: Any) -> Any:
         loaders: Sequence[Any] = _lightning.loaders(trainer)
         return getattr(loaders[self.loader], "dataset", None) if self.loader < len(loaders) else None
+
+
+def _alike(probes_: Probes, images: Tensor, others: Mapping[str | int, Tensor]) -> bool:
+    """Whether a batch has the shapes of the probes so far."""
+    shapes = [(images, probes_.images)] + [(other, probes_.others.get(key, other)) for key, other in others.items()]
+    return all(one.shape[1:] == another.shape[1:] for one, another in shapes)
 
 
 def _named(collected: Probes, dataset: Any) -> Probes:

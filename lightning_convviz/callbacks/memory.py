@@ -48,15 +48,18 @@ def state(watcher: "Watcher") -> dict[str, Any]:
     """What a callback goes on with when its run is resumed."""
     turn = watcher.turn
     found = {"v": VERSION, "schedule": turn.schedule.state(), "kept": watcher.kept(), "probes": None}
-    probes = turn.session.collected(watcher) if watcher.save_images else None
+    probes = turn.session.collected(watcher)
     if probes is not None:
-        found["probes"] = packed(probes)
-        if found["probes"] is None:
-            turn.failures.tell_once(
-                f"{type(watcher).__name__} saves no probes in checkpoints: they take over {LIMIT / 1e6:.0f} MB. "
-                "A run that is resumed takes them from its validation batches anew. A smaller `num_probes` fits; "
+        plain = packed(probes)
+        if plain is None:
+            turn.session.outbox.once.tell(
+                f"{type(watcher).__name__} saves no probes in checkpoints: they take over {LIMIT / 1e6:.0f} MB. A run "
+                "that is resumed takes them from its validation batches anew. A smaller `num_probes` fits; "
                 "`save_images=False` says that this is fine."
             )
+        else:
+            wanted = turn.session.wanted(watcher.dataloader_idx)
+            found["probes"] = {**plain, "loader": watcher.dataloader_idx, "wanted": wanted}
     return found
 
 
@@ -68,8 +71,10 @@ def restore(watcher: "Watcher", saved: Mapping[str, Any]) -> None:
     """
     if saved.get("v") != VERSION:
         raise ValueError(f"its version is {saved.get('v')}, and this is version {VERSION}")
-    turn = watcher.turn
-    turn.schedule.restore(saved["schedule"])
+    turn, plain = watcher.turn, saved["probes"]
+    fits = plain is not None and watcher.given is None and plain["loader"] == watcher.dataloader_idx
+    probes = unpacked(plain) if fits and plain["wanted"] >= watcher.num_probes else None
     watcher.keep(saved["kept"])
-    if saved["probes"] is not None and watcher.given is None:
-        turn.session.restore(watcher, unpacked(saved["probes"]))
+    turn.schedule.restore(saved["schedule"])
+    if probes is not None:
+        turn.session.restore(watcher, probes)

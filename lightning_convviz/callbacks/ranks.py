@@ -45,7 +45,8 @@ class Ranks:
 
         A rank without validation batches runs no validation at all, and would leave the others waiting for it.
         """
-        if self.world == 1 or not _lightning.is_replicated(trainer.strategy):
+        connected = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if self.world == 1 or not connected or not _lightning.is_replicated(trainer.strategy):
             return
         counts = _lightning.batches(trainer)
         fine = bool(counts) and all(math.isfinite(count) and count > 0 for count in counts)
@@ -77,7 +78,7 @@ def statistics(module: nn.Module) -> dict[str, Tensor]:
     return {
         name: buffer.detach().cpu()
         for name, buffer in module.named_buffers()
-        if buffer.is_floating_point() and 0 < buffer.numel() <= LARGEST_BUFFER
+        if buffer.is_floating_point() and 0 < buffer.numel() <= LARGEST_BUFFER and buffer.device.type != "meta"
     }
 
 
@@ -85,4 +86,5 @@ def adopt(module: nn.Module, buffers: dict[str, Tensor]) -> None:
     """Give the module another rank's buffers; inside `isolated`, which puts its own back."""
     own = dict(module.named_buffers())
     for name, value in buffers.items():
-        own[name].data.copy_(value)
+        if name in own and own[name].shape == value.shape:  # a cache may have the size of a batch
+            own[name].data.copy_(value)

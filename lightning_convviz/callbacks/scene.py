@@ -49,7 +49,7 @@ class View:
     """What a drawing is made from.
 
     Attributes:
-        model: the module, isolated while `draw` runs.
+        model: the module, isolated while `compute` runs.
         forward: images -> what the model returns, in the run's precision.
         runs: which layers of it ran, in order, with the shapes of their outputs.
         probes: on the model's device.
@@ -137,7 +137,7 @@ def tried(forward: Callable[..., Any], images: Tensor, others: Mapping[str, Tens
         ) from error
 
 
-def fitting(chosen: Probes, output: Any, watcher: "Watcher") -> Probes:
+def checked(chosen: Probes, output: Any, watcher: "Watcher") -> Probes:
     """Labels that are no classes of the model: an error where a user gave them, else they were something else."""
     try:
         classes = outputs.logits(output, watcher.output).shape[1]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from lightning_convviz import _lightning
+from lightning_convviz.callbacks.outbox import Once
 from lightning_convviz.callbacks.scene import Moment
 
 FAILURES = 3  # in a row, after which a callback switches itself off
@@ -18,8 +19,8 @@ class Schedule:
         self.validations = 0
         self.last_step = -1
 
-    def is_due(self, epoch: int, step: int) -> bool:
-        """Count a validation in `epoch` (from 0) at `step`; whether it is to be drawn."""
+    def count(self, epoch: int, step: int) -> bool:
+        """One more validation, in `epoch` (from 0) at `step`; whether it is to be drawn."""
         self.validations += 1
         if step <= self.last_step:  # steps of a tag never repeat, nor fall
             return False
@@ -43,7 +44,7 @@ class Failures:
     def __init__(self, who: str) -> None:
         self.who = who
         self.in_a_row = 0
-        self._told: set[str] = set()
+        self._once = Once()
 
     @property
     def too_many(self) -> bool:
@@ -54,23 +55,15 @@ class Failures:
         """One more."""
         self.in_a_row += 1
         kind = type(error).__name__
-        if kind not in self._told:
-            self._told.add(kind)
-            _lightning.rank_zero_warn(
-                f"{self.who} could not draw ({kind}: {error}). Training goes on; the next drawing is tried."
-            )
+        self._once.tell(
+            f"{self.who} could not draw ({kind}: {error}). Training goes on; the next drawing is tried.", once=kind
+        )
         if self.in_a_row == FAILURES:
             _lightning.rank_zero_warn(f"{self.who} failed {FAILURES} times in a row and is switched off.")
 
     def tell(self, doing: str, error: BaseException) -> None:
         """Warn of something beside the drawings."""
-        self.tell_once(f"{self.who} could not {doing} ({type(error).__name__}: {error}).")
-
-    def tell_once(self, message: str) -> None:
-        """Warn, the first time."""
-        if message not in self._told:
-            self._told.add(message)
-            _lightning.rank_zero_warn(message)
+        self._once.tell(f"{self.who} could not {doing} ({type(error).__name__}: {error}).", once=doing)
 
 
 def moment(trainer: Any, loaded: tuple[int, int] | None, initial: bool) -> Moment:

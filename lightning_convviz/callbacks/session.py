@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -12,15 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_convviz import _lightning, batches, layers, sinks
+from lightning_convviz import _lightning, batches, layers
 from lightning_convviz.callbacks.collector import Collector
+from lightning_convviz.callbacks.outbox import Outbox
 from lightning_convviz.callbacks.ranks import Ranks, adopt, statistics
-from lightning_convviz.callbacks.scene import Moment, Scene, View, fitting, key, looked, one_for_all, precisely, tried
+from lightning_convviz.callbacks.scene import Moment, Scene, View, checked, key, looked, one_for_all, precisely, tried
 from lightning_convviz.pixels import estimated
 from lightning_convviz.probes import Probes
 
 if TYPE_CHECKING:
     from lightning_convviz.callbacks.base import Watcher
+
+# Names of callbacks, probes of those that have new ones, running statistics.
+News = tuple[list[str], dict[str, Probes], dict[str, Tensor]]
 
 
 class Session:
@@ -31,15 +34,12 @@ class Session:
         self._served = None if trainer is None else (ref(trainer), ref(module))
         self.watchers: list[Watcher] = []
         self.ranks = Ranks(trainer)
-        self.writer = sinks.Writer()
-        self.pending: list[tuple[sinks.Drawing, Path | None]] = []
+        self.outbox = Outbox()
         self._collectors: dict[int, Collector] = {}
         self._sent: dict[str, Probes] = {}  # by callback: rank 0's probes, as all ranks have them
         self._statistics: dict[str, Tensor] = {}
         self._images: Tensor | None = None
         self._receiver: str | None = None
-        self._given_up = False
-        self._told: set[str] = set()
         self._scenes: dict[tuple[int, ...], Scene] = {}
         self._handles: list[RemovableHandle] = []
 
@@ -52,9 +52,9 @@ class Session:
     def open(self, module: nn.Module) -> None:
         """At the start of a validation: let observers see the user's own forward."""
         self.close()
-        for collector in self._collectors.values():
-            if collector.missing(self._wanted(collector.loader)):
-                collector.begin(self._wanted(collector.loader))
+        for collector in self._collectors.values() if self.ranks.leads else ():
+            if collector.missing(self.wanted(collector.loader)):
+                collector.begin(self.wanted(collector.loader))
                 self._scenes.clear()
         parts = self._visible(module)
         unguided = any(watcher.forward_ is None for watcher in self.watchers)
@@ -97,23 +97,33 @@ class Session:
     def after(self, trainer: _lightning.Trainer, batch: Any, loader: int) -> None:
         """After a batch is validated: keep its images as probes while there are too few."""
         self._images = None
+        if not self.ranks.leads:  # which sends its probes to the others
+            return
         for wanted in {watcher.dataloader_idx for watcher in self.watchers if watcher.given is None}:
             collector = self._collector(wanted)
             here = loader == collector.loader or not _lightning.in_turn(trainer)
-            if here and collector.take(trainer, batch, self._wanted(collector.loader)):
+            if here and collector.take(trainer, batch, self.wanted(collector.loader)):
                 self._scenes.clear()
 
     def _collector(self, loader: int) -> Collector:
         return self._collectors.setdefault(loader, Collector(loader))
 
-    def _wanted(self, loader: int) -> int:
+    def wanted(self, loader: int) -> int:
+        """How many probes to take from a loader."""
         own = [each for each in self.watchers if each.given is None and each.dataloader_idx == loader]
         return max((watcher.num_probes for watcher in own), default=0)
 
-    def settle(self, *, initial: bool) -> None:
-        """At the first drawing that is shown: from now on the probes stay the same."""
-        if initial:
-            return
+    def begin(self, trainer: Any) -> None:
+        """At the start of a fit, a validation or a test: its data may be others, and its callbacks too."""
+        self.outbox.begin()
+        self.watchers = [watcher for watcher in self.watchers if any(watcher is each for each in trainer.callbacks)]
+        for collector in self._collectors.values():
+            if not collector.settled:
+                collector.keep(None)
+                self._scenes.clear()
+
+    def settle(self) -> None:
+        """At the first drawing of a training that is shown: from now on the probes stay the same."""
         for collector in self._collectors.values():
             collector.settled = collector.passed is not None
 
@@ -121,9 +131,10 @@ class Session:
 
     def collected(self, watcher: "Watcher") -> Probes | None:
         """The probes that this callback saves for all: the first to take its own from this loader does."""
-        savers = [each for each in self.watchers if each.given is None]
+        savers = [each for each in self.watchers if each.given is None and each.save_images]
         first = next((each for each in savers if each.dataloader_idx == watcher.dataloader_idx), None)
-        return self._collector(watcher.dataloader_idx).passed if first is watcher else None
+        collector = self._collector(watcher.dataloader_idx)
+        return collector.passed if first is watcher and collector.settled else None
 
     def restore(self, watcher: "Watcher", probes: Probes) -> None:
         """The probes of the run that is resumed."""
@@ -136,7 +147,13 @@ class Session:
 
     def exchange(self, trainer: Any, module: Any, ordered: list["Watcher"]) -> list[str]:
         """On all ranks: rank 0 says which callbacks are to draw together, and on what; returns their names."""
-        news = self._news(module, ordered) if self.ranks.leads else None
+        news: News | None = None
+        if self.ranks.leads:
+            try:
+                news = self._news(module, ordered)
+            except Exception as error:  # the others wait
+                news = ([], {}, {})
+                self.outbox.once.tell(f"lightning_convviz could not share its work ({type(error).__name__}: {error}).")
         told = self.ranks.broadcast(trainer, news)
         assert told is not None  # rank 0's
         names, probes, self._statistics = told
@@ -145,7 +162,7 @@ class Session:
             self._scenes.clear()
         return names
 
-    def _news(self, module: Any, ordered: list["Watcher"]) -> tuple[list[str], dict[str, Probes], dict[str, Tensor]]:
+    def _news(self, module: Any, ordered: list["Watcher"]) -> News:
         names, fresh = [], {}
         for watcher in ordered:
             with suppress(ValueError):  # it has no probes, and will say so
@@ -197,7 +214,7 @@ class Session:
         returned: list[Any] = []
         with torch.no_grad():
             runs = layers.survey(module, lambda: returned.append(tried(forward, images, arguments)))
-        chosen = fitting(chosen, returned[0], watcher)
+        chosen = checked(chosen, returned[0], watcher)
         return Scene(chosen, chosen.shown(), forward, arguments, runs, [id(part) for part in module.modules()])
 
     def probes(self, watcher: "Watcher") -> Probes:
@@ -241,6 +258,8 @@ class Session:
         try:
             scene.looks.update(looked(scene, module, sharers))
         except Exception:  # perhaps another's fault: then each by itself
+            if self.ranks.sharded:  # where a rank that tries again alone is out of step with the others
+                raise
             scene.looks.update(looked(scene, module, {watcher: sharers[watcher]}))
 
     def forget(self) -> None:
@@ -249,42 +268,16 @@ class Session:
             scene.looks.clear()
 
     def end(self, trainer: Any) -> None:
-        """At the end of a validation."""
+        """At the end of a validation: what was recorded is of no use any more."""
         self.close()
         self.forget()
-        self.flush(trainer)
+        self.outbox.flush(trainer)
 
-    # -- writing -----------------------------------------------------------------------------------------------------
-
-    def flush(self, trainer: _lightning.Trainer) -> None:
-        """Hand what was drawn to the writer, and tell what it could not write."""
-        if self.pending:
-            places = sinks.places(trainer.loggers)
-            self.writer.submit([(drawing, sinks.with_folder(places, own)) for drawing, own in self.pending])
-            self.pending = []
-        for complaint in self.writer.complaints():
-            self.tell(f"lightning_convviz could not write everything: {complaint}.")
-
-    def finish(self, trainer: _lightning.Trainer) -> None:
+    def finish(self, trainer: Any) -> None:
         """At the end of the run, also a broken one: write everything, let everything go."""
         self.close()
-        self.flush(trainer)
-        if not self._given_up and not self.writer.drain():
-            self._given_up = True  # each callback comes by here; one wait is enough
-            _lightning.rank_zero_warn(
-                f"lightning_convviz: the last pictures were not written within {sinks.writer.PATIENCE:.0f} s "
-                "and may be lost."
-            )
-        self.flush(trainer)
-        for count, complaint in self.writer.untold():
-            _lightning.rank_zero_info(f"lightning_convviz: {count} more drawings were not written ({complaint}).")
+        self.outbox.finish(trainer)
         self._scenes.clear()
-
-    def tell(self, message: str, *, once: str | None = None) -> None:
-        """Warn, the first time; `once` is what is told, where the words may differ."""
-        if (once or message) not in self._told:
-            self._told.add(once or message)
-            _lightning.rank_zero_warn(message)
 
 
 def _observe(

@@ -41,6 +41,8 @@ class Turn:
         self._failed: Exception | None = None
         self._drawn: sinks.Drawing | None = None
         self._misfit: Exception | None = None
+        self._agreed = False
+        self._in_step = True  # with the other ranks of a model in pieces
 
     @property
     def leads(self) -> bool:
@@ -63,7 +65,9 @@ class Turn:
         """When training starts. Without a sanity check, given probes are tried here; others are not there yet."""
         if self.leads:
             self.session.ranks.agree_to_share(trainer)
-        fresh = trainer.global_step == 0 and not self.initial_pictures
+        self._require_loader(trainer)
+        # Every rank has to decide this alike: not by pictures, which rank 0 alone has.
+        fresh = trainer.global_step == 0 and not self._agreed
         if self.watcher.initial and fresh and self.watcher.given is not None:
             self.due = self._is_active(trainer)
             if self.session.ranks.sharded:
@@ -72,11 +76,20 @@ class Turn:
             self.session.forget()
             self.agree(trainer)
 
+    def _require_loader(self, trainer: Any) -> None:
+        """Before training: complain about a loader that is not there.
+
+        Raises:
+            ValueError: where it is not.
+        """
+        loader, count = self.watcher.dataloader_idx, len(_lightning.batches(trainer))
+        if self.watcher.given is None and 0 < count <= loader:
+            raise ValueError(f"`dataloader_idx` is {loader}, and there are {count} loaders, 0 to {count - 1}.")
+
     def open(self, trainer: Any, module: Any) -> None:
         """When a validation starts, on every rank that has batches for it."""
-        loader, count = self.watcher.dataloader_idx, len(_lightning.batches(trainer))
-        if loader >= count:
-            raise ValueError(f"`dataloader_idx` is {loader}, and there are {count} loaders, 0 to {count - 1}.")
+        if trainer.sanity_checking:
+            self._require_loader(trainer)
         if not _lightning.fitting(trainer):
             self.check(module)
         self.due, self.shared, self._begun, self._failed = self._is_due(trainer), False, None, None
@@ -122,7 +135,7 @@ class Turn:
 
         An error on one rank alone would leave the others waiting in their next collective.
         """
-        own, self._misfit = self._misfit, None
+        own, self._misfit, self._agreed = self._misfit, None, True
         told = self.session.ranks.broadcast(trainer, None if own is None else str(own))
         if told is not None:
             raise own or ValueError(told)
@@ -130,7 +143,7 @@ class Turn:
     def hand_over(self) -> None:
         """Let the session write what was drawn."""
         if self._drawn is not None:
-            self.session.pending.append((self._drawn, self.watcher.save_dir))
+            self.session.outbox.put(self._drawn, self.watcher.save_dir)
             self._drawn = None
 
     # -- how ---------------------------------------------------------------------------------------------------------
@@ -144,7 +157,7 @@ class Turn:
             return self._is_active(trainer) and self.watcher.initial and trainer.global_step == 0
         if not _lightning.fitting(trainer):
             return self._is_active(trainer)
-        due = self.schedule.is_due(trainer.current_epoch, trainer.global_step)
+        due = self.schedule.count(trainer.current_epoch, trainer.global_step)
         return due and self._is_active(trainer)
 
     def _order(self, trainer: Any, module: Any, watchers: list["Watcher"]) -> None:
@@ -173,26 +186,33 @@ class Turn:
             self._failed = error
             if initial and not isinstance(error, torch.OutOfMemoryError):
                 self._misfit = error
+            elif not self._in_step and not isinstance(error, ValueError):
+                raise  # this rank alone, perhaps: the collectives of the training would meet those of the drawing
             elif self.shared or not self.session.ranks.leads:
                 pass  # rank 0 hears of it where it gathers, or met the same error
             elif self.watcher.on_error == "raise":
                 raise
             else:
                 self.failures.add(error)
+        finally:
+            self._in_step = True
 
     def _draw(self, trainer: Any, module: Any, initial: bool) -> None:
         start = time.perf_counter()
         session, ranks = self.session, self.session.ranks
         session.close()  # the last batch has passed, and observers are not to see the probes
+        self._in_step = not ranks.sharded
         with isolated(module), torch.no_grad():
             if self.shared:
                 session.adopt(module)
             view = session.view(self.watcher, trainer, module, moment(trainer, self.loaded, initial))
             part = self.watcher.compute(view, ranks.share() if self.shared else slice(None))
+        self._in_step = True
         self._begun = view, part, time.perf_counter() - start
         if ranks.leads and not self.shared:
             self._paint(trainer, [part])
-        session.settle(initial=initial)
+        if _lightning.fitting(trainer) and not initial:
+            session.settle()
 
     def _finish(self, trainer: Any, parts: list[Any]) -> None:
         """What was computed by all ranks, as pictures; one that failed is a drawing that failed."""
@@ -216,7 +236,7 @@ class Turn:
         seconds += time.perf_counter() - start
         self.failures.in_a_row = 0
         if not view.is_finite():
-            self.session.tell(
+            self.session.outbox.once.tell(
                 f"lightning_convviz: at {view.moment.caption} the network answers the probes with values that are not "
                 "finite (NaN or infinite). Its training has probably diverged.",
                 once="not finite",
@@ -233,7 +253,8 @@ class Turn:
         else:  # under tags of their own: every trainer counts its steps anew, and a tag's steps must not fall
             stage = _lightning.stage(trainer)
             name, drawn = f"{stage}/{name}", {f"{stage}/{tag}": picture for tag, picture in drawn.items()}
-            step = sinks.later(trainer.loggers, name, step)
+            places = sinks.with_folder(sinks.places(trainer.loggers), self.watcher.save_dir)
+            step = sinks.later(places, name, step)
         return sinks.Drawing(name, when.epoch, step, drawn, {f"convviz/seconds/{name}": seconds})
 
     def _safely(self, action: Callable[[], None]) -> None:
@@ -242,4 +263,7 @@ class Turn:
         except Exception as error:
             if self.watcher.on_error == "raise":
                 raise
-            self.failures.add(error)
+            self.session.outbox.once.tell(
+                f"lightning_convviz could not watch a validation batch pass ({type(error).__name__}: {error}).",
+                once=type(error).__name__,
+            )

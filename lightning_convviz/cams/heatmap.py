@@ -75,7 +75,7 @@ def look(
         return Look(None, {}, [])
     scores = [targets_.resolve(explanation.target, len(images)) for explanation in explanations]
     chunk = partial(_look, model, images, forward or model, output, others, layers, explanations, scores)
-    parts = in_chunks(chunk, len(images))
+    parts = in_chunks(chunk, len(images), whole=layers_.in_pieces(model))
     return parts[0] if len(parts) == 1 else _joined(parts)
 
 

@@ -39,9 +39,18 @@ def tensorboard(logger: Any, files: Files) -> None:
     described.update([*files.images, tag])
     for one in [*values, value]:
         writer._get_file_writer().add_summary(Summary(value=[one]), drawing.step)
+        _written(writer)
     for tag, number in drawing.numbers().items():
         writer.add_scalar(tag, number, drawing.step)
     writer.flush()  # now, so that a run that is killed leaves every picture readable
+
+
+def _written(writer: Any) -> None:
+    """Wait for TensorBoard's own thread without holding its lock, as `flush` does, which the training thread needs."""
+    events = getattr(writer._get_file_writer(), "event_writer", None)
+    queue = getattr(getattr(events, "_async_writer", None), "_byte_queue", None)
+    if queue is not None:
+        queue.join()
 
 
 def _image(image: Encoded) -> Any:
@@ -62,7 +71,7 @@ def _metadata(plugin: str, data_class: str, description: str) -> Any:
 
 @register("WandbLogger")
 def wandb(logger: Any, files: Files) -> None:
-    """Give W&B the files as they are, all of a drawing in one row of its history, with the epoch as caption."""
+    """Give W&B the files as they are, with the epoch as caption."""
     with tempfile.TemporaryDirectory() as folder:
         for index, (tag, image) in enumerate(files.images.items()):
             path = Path(folder, f"{index}{image.suffix}")

@@ -120,9 +120,21 @@ def with_folder(found: Sequence[Any], own: Path | None) -> list[Any]:
 _latest: "WeakKeyDictionary[Any, dict[str, int]]" = WeakKeyDictionary()
 
 
-def later(loggers: Sequence[Any], name: str, step: int) -> int:
-    """A step for a tag's next drawing: `step`, or the first after all that these loggers have been given."""
-    taken = [_latest.setdefault(logger, {}) for logger in loggers]
+_latest_in: dict[str, dict[str, int]] = {}  # likewise, by the path of a folder
+
+
+def later(found: Sequence[Any], name: str, step: int) -> int:
+    """A step for the next drawing of a callback: `step`, or the first after all that these places have been given."""
+    taken = []
+    for place in found:
+        if isinstance(place, Folder):
+            known = _latest_in.setdefault(str(place.path), {})
+            files = (place.path / file_name(name)).rglob("step_*.*")
+            steps = [int(digits) for file in files if (digits := file.stem.removeprefix("step_")).isdigit()]
+            known[name] = max([known.get(name, -1), *steps])
+            taken.append(known)
+        else:
+            taken.append(_latest.setdefault(place, {}))
     step = max([step, *(last[name] + 1 for last in taken if name in last)])
     for last in taken:
         last[name] = step

@@ -103,7 +103,8 @@ def watchers(case: str, folder: str) -> list[Any]:
     if case == "broken":
         return [Breaks(folder), GradCAMLogger(on_error="raise")]
     first, second, third = three()
-    return [first, second if case == "sharded" else Compared(folder), third]
+    given = GradCAMLogger(probes=(torch.randn(2, 3, 12, 16), [0, 1]), name="given", on_error="raise")
+    return [first, second if case == "sharded" else Compared(folder), third, given]
 
 
 class Breaks(Compared):

@@ -290,7 +290,7 @@ def test_fast_dev_run_draws_and_writes_nothing(fit):
 
 
 def test_two_of_a_kind_are_refused(fit):
-    with pytest.raises(ValueError, match=r"`callbacks` holds two GradCAMLogger named 'gradcam'.*another `name=`"):
+    with pytest.raises(ValueError, match=r"`callbacks` holds two callbacks named 'gradcam'.*another `name=`"):
         fit([GradCAMLogger(), GradCAMLogger()])
 
 

@@ -65,7 +65,7 @@ def test_training_ends_as_without_the_callbacks_and_the_pictures_are_there(case,
         watched, bare = ends(told, rank)
         assert watched == bare
     events = Events(tmp_path / "watched")
-    assert {tag.split("/")[0] for tag in events.tags} == {"activations", "filters", "gradcam"}
+    assert {tag.split("/")[0] for tag in events.tags} == {"activations", "filters", "gradcam", "given"}
     assert {tuple(events.steps(tag)) for tag in events.tags} == {(3, 6, 9)}
     if case != "sharded":
         rows = compared(tmp_path)

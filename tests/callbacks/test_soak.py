@@ -29,7 +29,7 @@ class Counts(L.Callback):
             return
         for callback in trainer.callbacks:
             if hasattr(callback, "turn"):
-                callback.turn.session.writer.drain()
+                callback.turn.session.outbox.writer.drain()
         gc.collect()
         self.found[trainer.current_epoch + 1] = {
             "tensors": sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects()),
