@@ -123,6 +123,8 @@ class Probes:
         Raises:
             ValueError: where the folder has no pictures, one can't be read, or they differ in size.
         """
+        if not Path(path).is_dir():
+            raise ValueError(f"`path` is {str(path)!r}, and there is no such folder. Give one that holds pictures.")
         files = sorted(file for file in Path(path).glob("*") if file.suffix.lower() in SUFFIXES)
         if not files:
             raise ValueError(f"`path` is {str(path)!r}, where there are no pictures. Give a folder that holds some.")
@@ -245,10 +247,11 @@ def _checked_labels(labels: Any, count: int, class_names: Sequence[str] | None) 
         raise ValueError(
             f"`labels` has shape {tuple(checked.shape)} and type {checked.dtype}. Give {count} integers, one an image."
         )
-    highest = len(class_names) if class_names is not None else None
-    if int(checked.min()) < 0 or (highest is not None and int(checked.max()) >= highest):
+    if int(checked.min()) < 0:
+        raise ValueError(f"`labels` holds {checked.tolist()}. Labels count from 0.")
+    if class_names is not None and int(checked.max()) >= len(class_names):
         raise ValueError(
-            f"`labels` holds {checked.tolist()}. Labels go from 0 to {'k' if highest is None else highest} - 1."
+            f"`class_names` has {len(class_names)} names, but `labels` holds {int(checked.max())}. Give a name for each class."
         )
     return checked.long()
 

@@ -34,8 +34,8 @@ def test_labels_and_names():
     [
         ({"labels": [0, 1, 1]}, r"`labels` has shape \(3,\) and type torch.int64. Give 2 integers"),
         ({"labels": torch.tensor([0.0, 1.0])}, "type torch.float32"),
-        ({"labels": [-1, 0]}, "Labels go from 0"),
-        ({"labels": [0, 2], "class_names": ["a", "b"]}, "Labels go from 0 to 2 - 1"),
+        ({"labels": [-1, 0]}, "Labels count from 0"),
+        ({"labels": [0, 2], "class_names": ["a", "b"]}, "`class_names` has 2 names, but `labels` holds 2"),
         ({"mean": [0.5]}, "Give both or neither"),
         ({"mean": [0.5, 0.5], "std": [1.0, 1.0]}, "`mean` has 2 numbers for 3 channels"),
         ({"mean": [0.5], "std": [0.0]}, "`std` is .*greater than 0"),

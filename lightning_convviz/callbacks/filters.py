@@ -17,7 +17,7 @@ from lightning_convviz.callbacks.base import Watcher
 from lightning_convviz.callbacks.scene import View, Wants
 from lightning_convviz.probes import Probes, ProbesLike
 from lightning_convviz.render import Picture, Sheet, rgb
-from lightning_convviz.render.sheet import GAP, MARGIN, near_square, numbers, zoom_for
+from lightning_convviz.render.sheet import CARD, GAP, MARGIN, near_square, numbers, zoom_for
 
 LAYERS = 4  # what "auto" draws
 # Adam's learning rate. Eight steps at 0.2 show the same as sixteen at 0.1; on a CIFAR-10 ResNet-20 they raise a filter
@@ -42,7 +42,7 @@ class FilterPatternLogger(Watcher):
         steps: steps of ascent for each pattern; their cost is two forwards up to the layer each.
         size: side of the patterns in pixels; default that of the probes, up to 96.
         seed: for the blank image's noise and the shifts.
-        objective: what is raised, see `ascent.patterns`.
+        objective: what is raised: "rise" (above the response to the blank image) or "mean", see `ascent.patterns`.
         probes: images that give the range of values and the correlation of colors, see `ActivationLogger`.
         num_probes: how many to take from the validation data.
         dataloader_idx: see `ActivationLogger`.
@@ -165,7 +165,8 @@ class FilterPatternLogger(Watcher):
         sheet.write(view.moment.caption)
         sheet.write(f"{len(channels)} of {view.runs[name].shape[1]} filters, {self.steps} steps from a blank image")
         sheet.write("below each: filter, mean of its map")
-        grid = sheet.tiles(tiles, columns=columns, zoom=zoom, below=sheet.line)
+        spread = (CARD - 2 * MARGIN) // columns - tiles.shape[2] * zoom  # captions get the whole card's width
+        grid = sheet.tiles(tiles, columns=columns, zoom=zoom, gap=max(GAP, spread), below=sheet.line)
         activations = found.activations.tolist()
         for index, (channel, value) in enumerate(zip(channels, numbers(activations), strict=True)):
             x, y = grid.corner(index)

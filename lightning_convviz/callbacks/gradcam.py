@@ -37,7 +37,7 @@ class GradCAMLogger(Watcher):
 
     Args:
         layer: the layer to explain, which returns maps (n, c, y, x); `"auto"` takes the last one that does.
-        method: a name in `cams.METHODS`, or a function (activations, gradients) -> signed map.
+        method: "gradcam", "hirescam" (`cams.METHODS`), or a function (activations, gradients) -> signed map.
         probes: the images to watch, see `ActivationLogger`; with labels, the true class is explained too.
         num_probes: how many to take from the validation data.
         dataloader_idx: see `ActivationLogger`.
@@ -140,7 +140,8 @@ class GradCAMLogger(Watcher):
         items = _items(view, peaks)
         columns = ["input", "predicted", "true"][: 1 + len(overlays)]
         sheet = Sheet(2 * MARGIN + len(columns) * (w + MARGIN))
-        self._head(sheet, view, items)
+        y, x = view.look.maps[0].shape[1:]
+        self._head(sheet, view, items, f"{y} × {x}")
         for index, column in enumerate(columns):
             sheet.label(column, MARGIN + 2 + index * (w + MARGIN), sheet.y, width=w)
         sheet.y += sheet.line
@@ -154,9 +155,9 @@ class GradCAMLogger(Watcher):
         }  # fmt: skip
         return sheet.picture(main=grid, colormap=None, legend=LEGEND, about=about)
 
-    def _head(self, sheet: Sheet, view: View, items: list[dict[str, Any]]) -> None:
+    def _head(self, sheet: Sheet, view: View, items: list[dict[str, Any]], cells: str) -> None:
         method = self.method if isinstance(self.method, str) else getattr(self.method, "__name__", "cam")
-        sheet.write(f"Evidence for a class ({method}) at {self._layer}", bold=True)
+        sheet.write(f"Evidence for a class ({method}) at {self._layer}, {cells}", bold=True)
         right = [item["right"] for item in items if item["right"] is not None]
         score = f" · {sum(right)} of {len(right)} probes right" if right else ""
         sheet.write(view.moment.caption + score)
@@ -223,8 +224,11 @@ def _verdict(peak: float | None, row: float) -> tuple[str, ...]:
 
 
 def _fitted(photos: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n 3 v u"], int]:
-    """Photographs near the size they are drawn at: large ones averaged, small ones to be enlarged `zoom` times."""
+    """Photographs near the width that captions need: very small ones are to be enlarged `zoom` times, others get it."""
     h, w = photos.shape[2:]
-    if w <= SIDE:
-        return photos, max(1, SIDE // max(h, w))
-    return F.interpolate(photos, size=(max(1, round(h * SIDE / w)), SIDE), mode="area"), 1
+    if max(h, w) <= SIDE // 2 or w == SIDE:
+        return photos, SIDE // max(h, w)
+    size = max(1, round(h * SIDE / w)), SIDE
+    if w > SIDE:
+        return F.interpolate(photos, size=size, mode="area"), 1
+    return F.interpolate(photos, size=size, mode="bilinear", align_corners=False), 1

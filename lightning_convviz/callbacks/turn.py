@@ -57,6 +57,7 @@ class Turn:
         Raises:
             ValueError: for such a name.
         """
+        self._require_folder()
         self.watcher.check(module)
         if isinstance(self.watcher.forward_, str):
             layers.find_one(module, self.watcher.forward_, argument="forward")
@@ -75,6 +76,19 @@ class Turn:
             self._attempt(trainer, module, initial=True)
             self.session.forget()
             self.agree(trainer)
+
+    def _require_folder(self) -> None:
+        """Before training: complain about a folder of one's own that can't be.
+
+        Raises:
+            ValueError: where it can't be made.
+        """
+        folder = self.watcher.save_dir
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"`save_dir` is {str(folder)!r}, which can't be made: {error}. Name another.") from error
 
     def _require_loader(self, trainer: Any) -> None:
         """Before training: complain about a loader that is not there.
@@ -237,14 +251,20 @@ class Turn:
         self.failures.in_a_row = 0
         if not view.is_finite():
             self.session.outbox.once.tell(
-                f"lightning_convviz: at {view.moment.caption} the network answers the probes with values that are not "
-                "finite (NaN or infinite). Its training has probably diverged.",
+                f"lightning_convviz ({view.moment.caption}): the network answers the probes with values that are not "
+                f"finite (NaN or infinite). {self._why(view)}",
                 once="not finite",
             )
         if view.moment.initial:
             self.initial_pictures = drawn
             return
         self._drawn = self._drawing(trainer, view.moment, drawn, seconds)
+
+    @staticmethod
+    def _why(view: View) -> str:
+        if not bool(view.probes.images.isfinite().all()):
+            return "So are the probes: look at your data."
+        return "Its training has probably diverged."
 
     def _drawing(self, trainer: Any, when: Moment, drawn: dict[str, Picture], seconds: float) -> sinks.Drawing:
         name, step = self.watcher.name, when.step

@@ -70,6 +70,12 @@ class Module(Watched):
         if self.case == "layer_gone" and self.current_epoch == 2:
             del self.net.late
 
+    def on_train_start(self) -> None:
+        if self.case == "unwritable":  # a file comes where the folder was
+            folder = Path(self.trainer.default_root_dir, "pictures")
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.touch()
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if batch_idx == MIDDLE:
             self._signal()
@@ -107,8 +113,7 @@ class UnspeakableError(Exception):
 def watchers(folder: Path, case: str, module: Module) -> list[Any]:
     arguments: dict[str, Any] = {"on_error": "warn"}
     if case == "unwritable":
-        Path(folder, "file").touch()
-        arguments["save_dir"] = Path(folder, "file", "pictures")
+        arguments["save_dir"] = Path(folder, "pictures")
     found = three(**arguments)
     if case == "drawing_error":
 

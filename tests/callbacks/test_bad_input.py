@@ -63,7 +63,7 @@ REFUSED = {
     "labels-one-hot": (lambda: GradCAMLogger(probes=(TWO, torch.eye(2))), ValueError, r"`labels` .*\(2, 2\).*2 int"),
     "labels-float": (lambda: GradCAMLogger(probes=(TWO, [0.0, 1.0])), ValueError, "`labels` .*float32. Give 2 int"),
     "labels-negative": (lambda: GradCAMLogger(probes=(TWO, [0, -1])), ValueError, r"`labels` holds \[0, -1\]. .*from"),
-    "labels-unnamed": (lambda: Probes(TWO, [0, 2], ["ant", "bee"]), ValueError, r"`labels` holds \[0, 2\]. .*from 0"),
+    "labels-unnamed": (lambda: Probes(TWO, [0, 2], ["ant", "bee"]), ValueError, "`class_names` has 2 names, but "),
     "mean-alone": (lambda: Probes(TWO, mean=[0.5]), ValueError, "`mean` and `std` .*Give both or neither"),
     "mean-of-two": (lambda: Probes(TWO, mean=[0, 0], std=[1, 1]), ValueError, "`mean` has 2 numbers for 3 channels"),
     "std-short": (lambda: Probes(TWO, mean=[0, 0, 0], std=[1]), ValueError, "`mean` has 3 .* `std` has 1. Give one"),

@@ -97,7 +97,7 @@ KILLS = {
         steps=(),
     ),
     "full_disk": Kill(told=(unwritten("has 1 MB left"),), steps=()),
-    "unwritable": Kill(told=(unwritten("NotADirectoryError: .*/file/pictures"),), steps=()),
+    "unwritable": Kill(told=(unwritten("NotADirectoryError: .*/pictures"),), steps=()),
 }
 
 

@@ -1,6 +1,7 @@
 """What outlives a run: resumed trainings go on with their probes, scales and choices; checkpoints can be looked at."""
 
 import inspect
+import warnings
 from contextlib import nullcontext
 
 import pytest
@@ -204,3 +205,69 @@ def test_two_of_a_kind_with_names_stand_side_by_side(fit, tmp_path):
     states = torch.load(tmp_path / "both.ckpt", weights_only=True)["callbacks"]
     assert states[watchers[1].state_key]["kept"]["layer"] == "net.conv1"
     assert states[watchers[0].state_key]["kept"]["layer"] != "net.conv1"
+
+
+def test_a_checkpoint_from_before_the_first_drawing_keeps_no_probes(fit, tmp_path):
+    class Saves(L.Callback):
+        def on_train_start(self, trainer, pl_module):
+            trainer.save_checkpoint(tmp_path / "early.ckpt")
+
+    watcher = GradCAMLogger(on_error="raise")
+    fit([watcher, Saves()], val=DataLoader(data(20, seed=1), batch_size=1))  # the sanity check shows two images
+    assert torch.load(tmp_path / "early.ckpt", weights_only=True)["callbacks"][watcher.state_key]["probes"] is None
+    assert len(watcher.turn.session.collected(watcher)) == 8
+
+
+def test_probes_of_another_loader_or_too_few_are_not_gone_on_with(fit, tiny, tmp_path):
+    trainer = fit([GradCAMLogger(num_probes=4, on_error="raise")])
+    trainer.save_checkpoint(tmp_path / "four.ckpt")
+    loaders = [shuffled(1), shuffled(2)]
+    for arguments, own in (({"dataloader_idx": 1}, 2), ({"num_probes": 6}, 1)):
+        watcher = GradCAMLogger(**({"num_probes": 4, "on_error": "raise"} | arguments))
+        again(fit, tmp_path, None, [watcher]).fit(
+            Watched(tiny()), DataLoader(data(), batch_size=8), loaders, ckpt_path=tmp_path / "four.ckpt"
+        )
+        found = watcher.turn.session.collected(watcher)
+        assert len(found) == watcher.num_probes
+        assert all(any(torch.equal(image, one) for one in data(20, seed=own).tensors[0]) for image in found.images)
+
+
+def test_a_private_callback_leaves_the_saving_to_the_others(fit, tmp_path):
+    watchers = [ActivationLogger(save_images=False, on_error="raise"), GradCAMLogger(on_error="raise")]
+    fit(watchers).save_checkpoint(tmp_path / "one.ckpt")
+    states = torch.load(tmp_path / "one.ckpt", weights_only=True)["callbacks"]
+    assert [states[watcher.state_key]["probes"] is None for watcher in watchers] == [True, False]
+
+
+def test_a_validation_before_the_fit_does_not_choose_its_probes(fit, tiny, tmp_path):
+    watcher = GradCAMLogger(on_error="raise")
+    trainer, module = again(fit, tmp_path, None, [watcher]), Watched(tiny())
+    trainer.validate(module, shuffled(5), verbose=False)
+    trainer.fit(module, DataLoader(data(), batch_size=8), shuffled(1))
+    found = watcher.turn.session.collected(watcher)
+    assert all(any(torch.equal(image, one) for one in data(20, seed=1).tensors[0]) for image in found.images)
+
+
+def test_what_was_loaded_before_is_not_said_of_the_next_checkpoint(fit, tiny, saved, tmp_path):
+    path, *_ = saved
+    plain = {"state_dict": torch.load(path, weights_only=True)["state_dict"], "pytorch-lightning_version": "2.5.1"}
+    torch.save(plain, tmp_path / "plain.ckpt")
+    watcher = GradCAMLogger(on_error="raise")
+    captions = []
+    watcher.draw = lambda view, parts: captions.append(view.moment.caption) or {}
+    trainer = again(fit, tmp_path, saved, [watcher])
+    for each in (path, tmp_path / "plain.ckpt"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.validate(Watched(tiny()), shuffled(1), ckpt_path=each, verbose=False)
+    assert captions[0].endswith("step 12 · two.ckpt")
+    assert captions[1] == "validate · plain.ckpt"
+
+
+def test_pictures_of_two_stand_alone_runs_do_not_overwrite_each_other(fit, tiny, tmp_path):
+    for _ in range(2):
+        watcher = GradCAMLogger(save_dir=tmp_path / "mine", on_error="raise")
+        trainer = L.Trainer(logger=False, callbacks=[watcher], accelerator="cpu", enable_progress_bar=False)
+        trainer.validate(Watched(tiny()), shuffled(1), verbose=False)
+    files = sorted((tmp_path / "mine/validate/gradcam/probes").iterdir())
+    assert [file.stem for file in files] == ["step_00000000", "step_00000001"]

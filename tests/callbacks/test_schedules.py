@@ -78,3 +78,40 @@ def test_a_run_without_end_of_epochs(fit):
         max_epochs=-1, max_steps=20, val_check_interval=5, check_val_every_n_epoch=None,
     )  # fmt: skip
     assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [5, 10, 20]
+
+
+@pytest.mark.parametrize("sanity", [0, 2])
+def test_a_loader_that_is_not_there_is_told_of_before_training(fit, sanity):
+    watcher = Sees(dataloader_idx=2)
+    with pytest.raises(ValueError, match="`dataloader_idx` is 2, and there are 2 loaders, 0 to 1"):
+        fit([watcher], val=two(), num_sanity_val_steps=sanity)
+    assert not watcher.seen
+
+
+def test_a_test_on_fewer_loaders_goes_on(fit, tiny):
+    class Module(Watched):
+        test_step = Watched.validation_step
+
+    watcher = Sees(dataloader_idx=1)
+    trainer = fit([watcher], module=Module(tiny()), val=two())
+    trainer.test(trainer.lightning_module, two()[0], verbose=False)
+    assert torch.equal(watcher.seen[-1], watcher.seen[0])  # the probes of the training
+
+
+def test_inputs_of_another_length_are_left_out_of_the_probes(fit, tiny):
+    class Module(Watched):
+        def forward(self, images, tokens):
+            return self.net(images) + tokens.sum(1, keepdim=True)
+
+        def training_step(self, batch, batch_idx):
+            return torch.nn.functional.cross_entropy(self(batch[0], batch[2]), batch[1])
+
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            self.training_step(batch, batch_idx)
+
+    images, labels = data(20, seed=1).tensors
+    loader = [(images[i : i + 4], labels[i : i + 4], torch.zeros(4, 2 + i)) for i in range(0, 20, 4)]
+    loader = DataLoader(loader, batch_size=None)
+    trainer = fit(three(num_probes=8, every_n_epochs=3), module=Module(tiny()), train=loader, val=loader, max_epochs=6)
+    events = Events(trainer.logger.log_dir)
+    assert {tuple(events.steps(tag)) for tag in events.tags} == {(15, 30)}
