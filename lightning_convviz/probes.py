@@ -251,7 +251,7 @@ def _checked_labels(labels: Any, count: int, class_names: Sequence[str] | None) 
         raise ValueError(f"`labels` holds {checked.tolist()}. Labels count from 0.")
     if class_names is not None and int(checked.max()) >= len(class_names):
         raise ValueError(
-            f"`class_names` has {len(class_names)} names, but `labels` holds {int(checked.max())}. Give a name for each class."
+            f"`class_names` has {len(class_names)} names, but `labels` holds {int(checked.max())}. Name every class."
         )
     return checked.long()
 
