@@ -38,8 +38,6 @@ UNFIT = {
 SHARDED = frozenset({"ModelParallelStrategy"})
 REPLICATED = frozenset({"DDPStrategy"})
 
-STAND_ALONE = ("validate", "test")
-
 
 def fitting(trainer: Trainer) -> bool:
     """Whether this is `fit`, and not a stand-alone `validate` or `test`."""

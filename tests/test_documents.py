@@ -10,36 +10,17 @@ import pytorch_lightning as L
 import torch
 from fits import Events
 from PIL import Image
-from torch import nn
-from torch.nn import functional as F
+from test_namespaces import make
 from torch.utils.data import DataLoader, TensorDataset
 
 ROOT = Path(__file__).parents[1]
-
-
-class Module(L.LightningModule):
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, images):
-        return self.net(images)
-
-    def training_step(self, batch, batch_idx):
-        return F.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]))
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 @pytest.mark.filterwarnings("ignore:The number of training batches")
 def test_the_blocks_of_the_readme_run_one_after_the_other(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     loader = DataLoader(TensorDataset(torch.randn(16, 3, 12, 16), torch.arange(16) % 5), batch_size=8)
-    names = {"model": Module(tiny()), "train_loader": loader, "val_loader": loader}
+    names = {"model": make(L, tiny())(), "train_loader": loader, "val_loader": loader}
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) >= 4
     for block in blocks:

@@ -116,6 +116,7 @@ class Session:
     def begin(self, trainer: Any) -> None:
         """At the start of a fit, a validation or a test: its data may be others, and its callbacks too."""
         self.outbox.begin()
+        self.ranks.sharing = False  # to be agreed upon for these data
         self.watchers = [watcher for watcher in self.watchers if any(watcher is each for each in trainer.callbacks)]
         for collector in self._collectors.values():
             if not collector.settled:
