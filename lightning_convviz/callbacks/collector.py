@@ -44,11 +44,6 @@ class Collector:
         """How many are still to be taken."""
         return 0 if self.settled else max(0, wanted - (0 if self.passed is None else len(self.passed)))
 
-    def begin(self, wanted: int) -> None:
-        """At the start of a validation: the batches of a short sanity check come again, so their images would too."""
-        if self.missing(wanted):
-            self.keep(None)
-
     def take(self, trainer: Any, batch: Any, wanted: int) -> bool:
         """Take what is missing from a batch; whether there was something to take."""
         missing = self.missing(wanted)

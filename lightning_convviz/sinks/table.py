@@ -88,7 +88,11 @@ def places(loggers: Sequence[Any]) -> list[Any]:
     if known:
         return known
     for logger in loggers:
-        folder = None if _lightning.is_dummy(logger) else getattr(logger, "log_dir", None) or logger.save_dir
+        folder = (
+            None
+            if _lightning.is_dummy(logger)
+            else getattr(logger, "log_dir", None) or getattr(logger, "save_dir", None)
+        )
         if folder and "://" not in str(folder):
             return [Folder(Path(folder, "convviz"))]
     return []
