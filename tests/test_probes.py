@@ -1,5 +1,8 @@
 """Probes: where they come from, what is refused, and what a batch is read as."""
 
+import io
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -7,6 +10,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, ToTensor
 
 from lightning_convviz import Probes, batches, probes
+from lightning_convviz.callbacks import memory
 
 
 class Items(Dataset):
@@ -39,6 +43,19 @@ def test_labels_and_names():
         ({"mean": [0.5]}, "Give both or neither"),
         ({"mean": [0.5, 0.5], "std": [1.0, 1.0]}, "`mean` has 2 numbers for 3 channels"),
         ({"mean": [0.5], "std": [0.0]}, "`std` is .*greater than 0"),
+        ({"masks": torch.ones(2, 3, 4).bool()}, r"`masks` has shape \(2, 3, 4\) and type .*Give booleans \(2, 4, 4\)"),
+        ({"masks": torch.ones(2, 4, 4)}, "type torch.float32. Give booleans"),
+        ({"masks": torch.ones(2, 4, 4).bool(), "boxes": [[], []]}, "Give one of them"),
+        ({"boxes": [[(0, 0, 1, 1)]]}, "`boxes` has 1 items for 2 images. Give a tensor"),
+        ({"boxes": torch.ones(2, 5)}, r"`boxes` holds tensor.* for image 0. Give a tensor \(n, 4\)"),
+        ({"boxes": [[], ["left"]]}, r"`boxes` holds \['left'\] for image 1. Give"),
+        (
+            {"boxes": [[(0, 0, 5, 1)], []]},
+            r"\(0.0, 0.0, 5.0, 1.0\) for image 0 of 4 x 4 pixels. Give 0 <= x0 < x1 <= 4",
+        ),
+        ({"boxes": [[], [(0, 0, 1, 1), (2, 2, 2, 3)]]}, r"\(2.0, 2.0, 2.0, 3.0\) for image 1"),
+        ({"boxes": [[], [(3, 0, 2, 4)]]}, r"for image 1 .*x0 < x1"),
+        ({"boxes": [(0.1, 0.2, 0.7, 0.8)] * 2}, "for image 0 of 4 x 4 pixels.* in pixels"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments, message):
@@ -99,6 +116,63 @@ def test_folders_that_hold_no_pictures_broken_or_ragged_ones(tmp_path):
     (tmp_path / "b.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match=r"'b.png', which can't be read as a picture"):
         Probes.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        torch.tensor([[1, 0, 3, 2], [0, 3, 5, 4]]),
+        [(1, 0, 3, 2), torch.tensor([0.0, 3.0, 5.0, 4.0])],
+        [[(1, 0, 2, 2), (2, 0, 3, 2)], [(0, 3, 3, 4), (2, 3, 5, 4)]],
+    ],
+)
+def test_boxes_become_masks_with_their_ends_outside(boxes):
+    masks = torch.zeros(2, 4, 5, dtype=torch.bool)
+    masks[0, 0:2, 1:3] = masks[1, 3, :] = True
+    found = Probes(torch.rand(2, 3, 4, 5), boxes=boxes)
+    assert torch.equal(found.masks, masks)
+    assert torch.equal(Probes(found.images, masks=masks).masks, masks)
+
+
+def test_an_image_may_be_without_an_object():
+    found = Probes(torch.rand(2, 3, 4, 4), boxes=[[], [(0, 0, 4, 4)]])
+    assert found.masks.flatten(1).sum(1).tolist() == [0, 16]
+
+
+@pytest.mark.parametrize("argument", ["masks", "boxes"])
+def test_what_is_no_mask_and_no_box_at_all_is_refused(argument):
+    with pytest.raises((TypeError, ValueError), match=f"`{argument}`|beartype|type"):
+        Probes(torch.rand(2, 3, 4, 4), **{argument: 7})
+
+
+def test_masks_follow_their_images(device):
+    masks = torch.rand(3, 4, 5) > 0.5
+    found = Probes(torch.rand(3, 3, 4, 5, device=device), masks=masks.to(device))
+    assert torch.equal(found.take([2, 0]).masks.cpu(), masks[[2, 0]])
+    assert found.cpu().masks.device.type == "cpu"
+    assert torch.equal(replace(found, class_names=["ant"]).masks.cpu(), masks)
+    boxed = Probes(torch.rand(1, 3, 4, 5), boxes=[(0, 0, 1, 1)])
+    assert torch.equal(replace(boxed, class_names=["ant"]).masks, boxed.masks), "boxes are asked for once"
+
+
+def test_masks_outlive_a_run_and_older_states_have_none():
+    probes_ = Probes(torch.rand(2, 3, 4, 5), [0, 1], boxes=[(0, 0, 1, 1), (2, 2, 5, 4)])
+    state = memory.packed(probes_)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    found = memory.unpacked(torch.load(buffer, weights_only=True))
+    assert torch.equal(found.masks, probes_.masks)
+    del state["masks"]
+    assert memory.unpacked(state).masks is None
+    assert memory.unpacked(memory.packed(Probes(torch.rand(1, 3, 4, 5)))).masks is None
+
+
+def test_masks_count_for_the_limit_of_a_state(monkeypatch):
+    images, masks = torch.rand(2, 3, 4, 5), torch.ones(2, 4, 5, dtype=torch.bool)
+    monkeypatch.setattr(memory, "LIMIT", 4 * images.numel())
+    assert memory.packed(Probes(images)) is not None
+    assert memory.packed(Probes(images, masks=masks)) is None
 
 
 def test_take_keeps_everything_together():

@@ -4,53 +4,275 @@ import torch
 from lightning_convviz import targets
 
 LOGITS = torch.tensor([[1.0, 4.0, -1.0], [0.5, -2.0, 0.25]])
+MANY = torch.tensor([[5.0, 4.0, 3.0, -1.0, -9.0], [0.0, -2.0, 1.0, 6.0, 2.0]])
+
+
+def score(target, logits):
+    return targets.resolve(target, len(logits))(slice(0, len(logits)))(logits)
+
+
+def last(logits):
+    return logits[:, -1]
 
 
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
         ("predicted", [4.0, 0.5]),
+        ("second", [1.0, 0.25]),
+        ("finer", [4.0, 0.5 - 0.6 * -0.875]),  # rivals have mean 0 and -0.875
         (2, [-1.0, 0.25]),
         (torch.tensor(2), [-1.0, 0.25]),
         (torch.tensor([1, 2]), [4.0, 0.25]),
         (torch.tensor([1, 2], dtype=torch.int32), [4.0, 0.25]),
+        ([1, 2], [4.0, 0.25]),
+        ((0, 1), [1.0, -2.0]),
+        (["predicted", "second"], [4.0, 0.25]),
+        (["second", 1], [1.0, -2.0]),
+        ([last, torch.tensor(1)], [-1.0, -2.0]),
         (targets.label(0), [1.0, 0.5]),
+        (targets.label(torch.tensor([2, 1])), [-1.0, -2.0]),
+        (targets.other(1), [1.0, -2.0]),  # right: the second-best; wrong: the true class
+        (targets.other(torch.tensor([2, 0])), [-1.0, 0.25]),
         (targets.contrast(targets.predicted, targets.label(2)), [5.0, 0.25]),
+        (targets.contrast(targets.second, targets.other(torch.tensor([2, 0]))), [2.0, 0.0]),
+        (targets.each([targets.predicted, last]), [4.0, 0.25]),
         (lambda logits: logits.sum(1), [4.0, -1.25]),
     ],
 )
 def test_a_target_is_one_score_for_each_image(target, expected):
-    assert targets.resolve(target, 2)(slice(0, 2))(LOGITS).tolist() == expected
+    torch.testing.assert_close(score(target, LOGITS), torch.tensor(expected), atol=1e-6, rtol=0)
 
 
-def test_classes_follow_the_slice():
-    part = targets.resolve(torch.tensor([1, 2]), 2)(slice(1, 2))
-    assert part(LOGITS[1:]).tolist() == [0.25]
+@pytest.mark.parametrize(
+    ("target", "chosen"),
+    [
+        (targets.finer(), [[0, 1, 2, 3], [3, 4, 2, 0]]),
+        (targets.finer(count=1), [[0, 1], [3, 4]]),
+        (targets.finer(count=9), [[0, 1, 2, 3, 4], [3, 0, 1, 2, 4]]),  # there are only four others
+        (targets.finer(2), [[2, 1, 0, 3], [2, 0, 4, 1]]),  # |5 - 3| < |-1 - 3|; 0 and 2 are as close to 1
+        (targets.finer(torch.tensor([3, 0]), count=2), [[3, 2, 1], [0, 2, 1]]),
+    ],
+)
+@pytest.mark.parametrize("gamma", [0.6, 1.0])
+def test_finer_subtracts_the_classes_whose_logits_are_closest(target, chosen, gamma):
+    target = targets.finer(target.classes, count=target.count, gamma=gamma)
+    expected = [row[own] - gamma * row[others].mean() for row, (own, *others) in zip(MANY, chosen, strict=True)]
+    torch.testing.assert_close(target(MANY), torch.stack(expected))
 
 
-def test_predicted_depends_on_the_winner_alone():
+def test_finer_is_no_rival_of_itself_where_logits_tie():
+    assert targets.finer(1, count=1)(torch.tensor([[2.0, 2.0, 7.0]])).tolist() == pytest.approx([2 - 0.6 * 2])
+    logits = torch.tensor([[2.0, 2.0, 7.0]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(targets.finer(1, count=1)(logits).sum(), logits)
+    torch.testing.assert_close(gradient, torch.tensor([[-0.6, 1.0, 0.0]]))
+
+
+DENSE = torch.tensor([[[[1.0, 2.0, 5.0]], [[3.0, 4.0, 0.0]]], [[[9.0, 0.0, 1.0]], [[0.0, 0.0, 3.0]]]])
+HALF = torch.tensor([[[True, True, False]], [[False, True, True]]])
+EMBEDDING = torch.tensor([[2.0, 0.0], [3.0, 4.0]])
+
+
+@pytest.mark.parametrize(
+    ("target", "outputs", "expected"),
+    [
+        (targets.region(), DENSE, [7.0, 9.0]),  # class 1 wins two places; class 0 two, of a tie the first
+        (targets.region(0), DENSE, [5.0, 9.0]),
+        (targets.region(1), DENSE, [7.0, 3.0]),
+        (targets.region(torch.tensor([0, 1])), DENSE, [5.0, 3.0]),
+        (targets.region(0, HALF), DENSE, [3.0, 1.0]),
+        (targets.region(0, HALF[:1]), DENSE, [3.0, 9.0]),
+        (targets.region(1, 0.5 * HALF), DENSE, [3.5, 1.5]),
+        (targets.region(None, HALF), DENSE, [7.0, 1.0]),  # in the second half each class wins one: the first
+        (targets.region(None, torch.tensor([[[False, False, True]]])), DENSE, [5.0, 3.0]),  # not the image's winner
+        (targets.region(1, ~HALF & HALF), DENSE, [0.0, 0.0]),
+        (targets.region(), DENSE[:, :1] - 1, [5.0, 8.0]),  # of one class: where it is positive
+        (targets.region(0), DENSE[:, :, 0], [5.0, 9.0]),  # of one axis
+        (targets.region(0), DENSE[:, :, None], [5.0, 9.0]),  # of three
+        (targets.similarity(torch.tensor([1.0, 0.0])), EMBEDDING, [1.0, 0.6]),
+        (targets.similarity(torch.tensor([[0.0, 5.0], [-3.0, -4.0]])), EMBEDDING, [0.0, -1.0]),
+        (targets.similarity(torch.zeros(2)), EMBEDDING, [0.0, 0.0]),
+    ],
+)
+def test_targets_of_other_outputs(target, outputs, expected):
+    torch.testing.assert_close(score(target, outputs), torch.tensor(expected))
+
+
+OWN = {
+    "classes": (torch.tensor([1, 2]), LOGITS),
+    "a list of classes": ([1, 2], LOGITS),
+    "a list": (["second", last], LOGITS),
+    "label": (targets.label(torch.tensor([2, 1])), LOGITS),
+    "other": (targets.other(torch.tensor([1, 1])), LOGITS),
+    "finer": (targets.finer(torch.tensor([2, 0])), LOGITS),
+    "contrast": (targets.contrast(targets.other(torch.tensor([1, 1])), targets.finer(torch.tensor([2, 0]))), LOGITS),
+    "region's classes": (targets.region(torch.tensor([0, 1])), DENSE),
+    "region's masks": (targets.region(0, HALF), DENSE),
+    "region's one mask": (targets.region(0, HALF[:1]), DENSE),
+    "similarity": (targets.similarity(torch.tensor([[0.0, 5.0], [-3.0, -4.0]])), EMBEDDING),
+    "fixed": (targets.fixed(targets.finer(), LOGITS), LOGITS),
+    "fixed region": (targets.fixed(targets.region(), DENSE), DENSE),
+    "each of fixed": (targets.fixed(targets.each([targets.second, targets.other(1)]), LOGITS), LOGITS),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_each_image_has_of_its_own_follows_the_slice(name):
+    target, outputs = OWN[name]
+    of = targets.resolve(target, 2)
+    whole = of(slice(0, 2))(outputs)
+    assert torch.equal(torch.cat([of(slice(i, i + 1))(outputs[i : i + 1]) for i in range(2)]), whole)
+    assert whole[0] != whole[1], "else it shows nothing"
+
+
+@pytest.mark.parametrize(
+    ("target", "outputs"),
+    [
+        (targets.predicted, LOGITS),
+        (targets.second, LOGITS),
+        (targets.other(0), LOGITS),
+        (targets.finer(), LOGITS),
+        (targets.finer(count=1), LOGITS),  # whose closest class would be another, too
+        (targets.contrast(targets.label(0), targets.second), LOGITS),
+        (targets.each([targets.second, targets.predicted]), LOGITS),
+        (targets.region(), DENSE),
+        (targets.region(None, HALF), DENSE),
+    ],
+)
+def test_a_choice_stays_that_of_the_logits_it_was_made_from(target, outputs):
+    fixed, altered = targets.fixed(target, outputs), outputs.flip(1)
+    torch.testing.assert_close(fixed(outputs), target(outputs))
+    torch.testing.assert_close(fixed(outputs + altered), fixed(outputs) + fixed(altered))
+    assert not torch.equal(fixed(altered), target(altered)), "else it shows nothing"
+
+
+@pytest.mark.parametrize("target", [last, targets.label(1), targets.similarity(torch.ones(3))])
+def test_where_nothing_is_chosen_there_is_nothing_to_fix(target):
+    assert targets.fixed(target, LOGITS) is target
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (targets.predicted, [[0, 1, 0], [1, 0, 0]]),
+        (targets.second, [[1, 0, 0], [0, 0, 1]]),
+        (targets.other(0), [[1, 0, 0], [0, 0, 1]]),
+        (targets.contrast(targets.predicted, targets.label(2)), [[0, 1, -1], [1, 0, -1]]),
+        (targets.finer(gamma=1.0), [[-0.5, 1, -0.5], [1, -0.5, -0.5]]),
+    ],
+)
+def test_a_target_depends_on_its_classes_alone(target, expected):
     logits = LOGITS.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(targets.predicted(logits).sum(), logits)
-    assert gradient.tolist() == [[0, 1, 0], [1, 0, 0]]
+    (gradient,) = torch.autograd.grad(target(logits).sum(), logits)
+    torch.testing.assert_close(gradient, torch.tensor(expected, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("target", [targets.predicted, targets.second])
+def test_of_a_tie_one_class_is_taken(target):
+    logits = torch.zeros(1, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(target(logits).sum(), logits)
+    assert gradient.sum() == 1
+    assert gradient.max() == 1
+
+
+def test_ties_go_to_different_classes():
+    logits = torch.zeros(1, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(targets.contrast(targets.predicted, targets.second)(logits).sum(), logits)
+    assert sorted(gradient[0].tolist()) == [-1, 0, 1]
+
+
+def test_no_gradient_flows_into_a_reference():
+    reference = torch.ones(2, requires_grad=True)
+    assert not targets.similarity(reference)(EMBEDDING).requires_grad
+
+
+def test_a_binary_head_as_two_columns():
+    z = torch.tensor([3.0, -1.0])
+    two = torch.stack([-z / 2, z / 2], 1)
+    assert score("predicted", two).tolist() == [1.5, 0.5]
+    assert score("second", two).tolist() == [-1.5, -0.5]
+    torch.testing.assert_close(score("finer", two), torch.tensor([1.5 + 0.9, 0.5 + 0.3]))
+
+
+def test_double_in_double_out():
+    for name in targets.TARGETS:
+        assert score(name, LOGITS.double()).dtype == torch.float64
+    assert score(targets.region(0, HALF), DENSE.double()).dtype == torch.float64
+    assert score(targets.similarity(torch.ones(2)), EMBEDDING.double()).dtype == torch.float64
+
+
+def test_what_targets_hold_follows_the_logits_to_their_device(device):
+    for name, (target, outputs) in OWN.items():
+        found = score(target, outputs.to(device))
+        assert found.device.type == device, name
+        torch.testing.assert_close(found.cpu(), score(target, outputs))
 
 
 @pytest.mark.parametrize(
     ("target", "error", "message"),
     [
-        ("predictd", ValueError, r"`target` is 'predictd'. It can be \['predicted'\]"),
+        (
+            "predictd",
+            ValueError,
+            r"`target` is 'predictd'. It can be \['finer', 'predicted', 'second'\].* 'predicted'\?",
+        ),
+        ("zzz", ValueError, r"or a list of one of these for each image\.$"),
         (torch.tensor([1, 2, 0]), ValueError, r"`target` has shape \(3,\) for 2 images. Give each image its class"),
         (torch.tensor([[1, 2]]), ValueError, r"`target` has shape \(1, 2\) for 2 images"),
+        (torch.tensor([1.0, 2.0]), TypeError, r"`target` holds torch.float32. Classes are whole numbers"),
+        (torch.tensor([True, False]), TypeError, r"`target` holds torch.bool"),
+        ([1, 2, 0], ValueError, "`target` lists 3 for 2 images. Give each image its own"),
+        ([], ValueError, "`target` lists 0 for 2 images"),
+        (["predicted", "secnd"], ValueError, r"`target` is 'secnd'.* Did you mean 'second'\?"),
+        ([1, True], TypeError, "`target` is a bool"),
+        (targets.each([last]), ValueError, "`target` lists 1 for 2 images"),
+        (targets.label(torch.tensor([1, 2, 0])), ValueError, r"`target` has shape \(3,\) for 2 images"),
+        (targets.other(torch.tensor([1])), ValueError, r"`target` has shape \(1,\) for 2 images"),
+        (targets.finer(torch.tensor([1])), ValueError, r"`target` has shape \(1,\) for 2 images"),
+        (targets.contrast(last, targets.label(torch.tensor([1]))), ValueError, r"`target` has shape \(1,\) for 2"),
+        (targets.region(0, torch.ones(3, 1, 3)), ValueError, r"`mask` has shape \(3, 1, 3\) for 2 images. Give each"),
+        (targets.similarity(torch.ones(3, 2)), ValueError, r"`reference` has shape \(3, 2\) for 2 images. Give each"),
         (True, TypeError, "`target` is a bool"),
-        (None, TypeError, "`target` is a NoneType. It can be a name, a class, n classes or a function"),
+        (None, TypeError, "`target` is a NoneType. It can be .* a class, n classes, a function, or a list"),
     ],
 )
-def test_a_wrong_target_is_an_error(target, error, message):
+def test_a_wrong_target_is_an_error_before_any_forward(target, error, message):
     resolve = getattr(targets.resolve, "__wrapped__", targets.resolve)  # without the tests' type check
     with pytest.raises(error, match=message):
         resolve(target, 2)
 
 
 @pytest.mark.parametrize(("classes", "named"), [(3, 3), (-1, -1), (torch.tensor([0, 7]), 7)])
-def test_a_class_that_the_model_lacks_is_an_error(classes, named):
+@pytest.mark.parametrize("make", [targets.label, targets.other, targets.finer])
+def test_a_class_that_the_model_lacks_is_an_error(make, classes, named):
     with pytest.raises(ValueError, match=f"`target` holds class {named}; the model has classes 0 to 2"):
-        targets.label(classes)(LOGITS)
+        make(classes)(LOGITS)
+
+
+@pytest.mark.parametrize(
+    ("target", "outputs", "message"),
+    [
+        (targets.predicted, DENSE, r"the model returned shape \(2, 2, 1, 3\), where this target needs class logits"),
+        (targets.label(0), DENSE, r"For segmentation there is `targets.region`, for embeddings `targets.similarity`"),
+        (targets.second, LOGITS[:, :1], "the model has 1 class, where this target needs 2"),
+        (targets.finer(), LOGITS[:, :1], "the model has 1 class"),
+        (targets.region(), LOGITS, r"the model returned shape \(2, 3\). `region` needs logits \(n, k, \*yx\)"),
+        (targets.region(2), DENSE, "`target` holds class 2; the model has classes 0 to 1"),
+        (targets.region(0, HALF[:, :, :2]), DENSE, r"`mask` has shape \(2, 1, 2\) for logits of .*Give one of shape"),
+        (
+            targets.similarity(torch.ones(3)),
+            EMBEDDING,
+            r"`reference` has shape \(3,\) for embeddings of shape \(2, 2\)",
+        ),
+        (targets.each([last, lambda z: z.sum()]), LOGITS, r"`target` returned shape \(\) for one image. Return \(1,\)"),
+    ],
+)
+def test_a_target_that_does_not_fit_the_outputs_is_an_error(target, outputs, message):
+    with pytest.raises(ValueError, match=message):
+        target(outputs)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_finer_needs_a_class_to_compare_with(count):
+    with pytest.raises(ValueError, match=f"`count` is {count}. Give at least 1 class"):
+        targets.finer(count=count)

@@ -13,7 +13,8 @@ from typing_extensions import override
 from lightning_convviz import layers as layers_
 from lightning_convviz.callbacks.arguments import Forward, at_least, check_layers
 from lightning_convviz.callbacks.base import Watcher
-from lightning_convviz.callbacks.scene import View, Wants
+from lightning_convviz.callbacks.scales import hold
+from lightning_convviz.callbacks.scene import Scene, View, Wants
 from lightning_convviz.probes import Probes, ProbesLike
 from lightning_convviz.render import Picture, Sheet, colormap, encode_values, rgb
 from lightning_convviz.render.sheet import GAP, MARGIN, Block, near_square, numbers, zoom_for
@@ -110,7 +111,8 @@ class ActivationLogger(Watcher):
             layers_.find(model, self.layers)
 
     @override
-    def resolve(self, model: nn.Module, runs: Mapping[str, layers_.Run]) -> None:
+    def resolve(self, model: nn.Module, scene: Scene) -> None:
+        runs = scene.runs
         if self._sources and {*self._sources, *self._sources.values()} <= runs.keys():
             return
         if self.layers == "auto":
@@ -168,14 +170,7 @@ class ActivationLogger(Watcher):
         """The upper end of the layer's scale, and the share of values that are 0 or less."""
         values = maps.flatten()[:: max(1, maps.numel() // 100_000)].nan_to_num(0, 0, 0)
         high, most, silent = torch.stack([values.quantile(0.995), values.max(), (maps <= 0).float().mean()]).tolist()
-        return self._scale(name, high if high > 0 else most), round(silent, 4)
-
-    def _scale(self, name: str, high: float) -> float:
-        """The scale stays as it is until the values leave it by a factor of two."""
-        kept = self._scales.get(name)
-        if high > 0 and (kept is None or not kept / 2 <= high <= kept * 2):
-            self._scales[name] = float(f"{high:.2g}")
-        return self._scales.get(name, 1.0)
+        return hold(self._scales, name, high if high > 0 else most), round(silent, 4)
 
     def _cut(self, maps: Float[Tensor, "n c y x"]) -> tuple[list[int], Float[Tensor, "n c v u"], int]:
         """Which channels to draw, and the maps, smaller if they must be: first fewer channels, then integer pooling."""

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightning_convviz import cams, targets
+
 # Functions first: a command line tries the types of a union in their order, and everything is a string.
 Forward = Callable[..., Any] | str | None
 
@@ -72,3 +74,56 @@ def check_layers(layers: Any) -> None:
             raise TypeError(f"`layers` is {layers!r}. It can be names, globs, module classes, or a list of these.")
     if not items:
         raise ValueError("`layers` is empty. Name a layer, or leave it 'auto'.")
+
+
+def check_lens(
+    *,
+    layer: Any,
+    method: Any,
+    target: Any,
+    finer: Any,
+    signed: Any,
+    num_mistakes: Any,
+    trust: Any,
+    output: Any,
+    reshape: Any,
+    logits: Any,
+) -> None:
+    """Check what only GradCAMLogger takes.
+
+    Raises:
+        TypeError: for a wrong type.
+        ValueError: for an unknown name or a value out of range.
+    """
+    names = layer if isinstance(layer, list) and layer else [layer]
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"`layer` is a {type(layer).__name__}. It must be the name of one layer, or 'auto'.")
+    cams.check(method)
+    if isinstance(layer, list) and not (isinstance(method, str) and method in cams.FUSIONS):
+        raise ValueError(
+            f"`layer` is a list, and `method` {method!r} explains one layer. Name one, or take a method that fuses "
+            f"layers: {sorted(cams.FUSIONS)}."
+        )
+    if finer is not None and not isinstance(finer, str):
+        raise TypeError(f"`finer` is a {type(finer).__name__}. It must be the name of a layer, 'auto' or None.")
+    known = ["auto", "label", *targets.TARGETS]
+    if isinstance(target, bool) or not (isinstance(target, str | int) or callable(target)):
+        raise TypeError(f"`target` is a {type(target).__name__}. It can be {known}, a class, or a function.")
+    if isinstance(target, str) and target not in known:
+        raise ValueError(f"`target` is {target!r}. It can be {known}, a class, or a function logits (n, k) -> (n,).")
+    at_least("num_mistakes", num_mistakes, 0)
+    for argument, value in {"signed": signed, "trust": trust}.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"`{argument}` is {value!r}. It must be True or False.")
+    _check_functions(output=output, reshape=reshape, logits=logits)
+
+
+def _check_functions(**given: Any) -> None:
+    what = {
+        "output": "model output -> logits",
+        "reshape": "a layer's output -> maps (n, c, y, x)",
+        "logits": "what `validation_step` returns -> logits",
+    }
+    for argument, value in given.items():
+        if value is not None and not callable(value):
+            raise TypeError(f"`{argument}` is a {type(value).__name__}. It must be a function: {what[argument]}.")

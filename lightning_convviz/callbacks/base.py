@@ -3,15 +3,15 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_convviz import _lightning, layers, sinks
+from lightning_convviz import _lightning, sinks
 from lightning_convviz.callbacks import memory
 from lightning_convviz.callbacks.arguments import Forward, check_common
-from lightning_convviz.callbacks.scene import View, Wants
+from lightning_convviz.callbacks.scene import Scene, View, Wants
 from lightning_convviz.callbacks.session import Session
 from lightning_convviz.callbacks.turn import Turn
 from lightning_convviz.probes import Probes, ProbesLike, of
@@ -28,7 +28,10 @@ class Watcher(_lightning.Callback):
 
     name: str
     output: Callable[..., Any] | None = None  # what the model returns -> logits
-    shares: ClassVar[bool] = False  # whether `compute` can be divided over ranks
+    reshape: Callable[..., Any] | None = None  # a layer's output -> maps
+    logits: Callable[..., Any] | None = None  # what `validation_step` returns -> logits
+    hears: bool = False  # whether `hear` wants the logits of the validation
+    shares: bool = False  # whether `compute` can be divided over ranks
 
     def __init__(
         self,
@@ -88,8 +91,8 @@ class Watcher(_lightning.Callback):
         """Before anything runs: complain about layers that the model does not have."""
 
     @abstractmethod
-    def resolve(self, model: nn.Module, runs: Mapping[str, layers.Run]) -> None:
-        """Choose the layers, once, from those that ran."""
+    def resolve(self, model: nn.Module, scene: Scene) -> None:
+        """Choose the layers, once, from those that ran (`scene.runs`)."""
 
     @abstractmethod
     def wants(self, probes: Probes) -> Wants:
@@ -101,6 +104,10 @@ class Watcher(_lightning.Callback):
     @abstractmethod
     def draw(self, view: View, parts: list[Any]) -> dict[str, Picture]:
         """The pictures by tag, tags always the same, from what every rank computed, in their order."""
+
+    def scalars(self) -> Mapping[str, float]:
+        """Numbers to log beside the pictures that `draw` made last, by the end of their tags."""
+        return {}
 
     def kept(self) -> dict[str, Any]:
         """What a resumed run goes on with: tensors, strings, numbers, lists and dicts."""
@@ -118,6 +125,12 @@ class Watcher(_lightning.Callback):
 
     def observe(self, name: str, reduced: Tensor) -> None:
         """Take what an observer made of a layer's output for one batch."""
+
+    def opened(self) -> None:
+        """A validation begins."""
+
+    def hear(self, images: Tensor, labels: Tensor, logits: Tensor, others: Mapping[str | int, Tensor]) -> None:
+        """Take a validation batch and what the user's own step said of it; must not wait for the device."""
 
     # -- Lightning's hooks -------------------------------------------------------------------------------------------
 
@@ -189,7 +202,7 @@ class Watcher(_lightning.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.turn.after(trainer, pl_module, batch, dataloader_idx)
+        self.turn.after(trainer, pl_module, outputs, batch, dataloader_idx)
 
     @override
     def on_validation_epoch_end(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:

@@ -14,7 +14,7 @@ from lightning_convviz import ascent
 from lightning_convviz import layers as layers_
 from lightning_convviz.callbacks.arguments import Forward, at_least, check_layers
 from lightning_convviz.callbacks.base import Watcher
-from lightning_convviz.callbacks.scene import View, Wants
+from lightning_convviz.callbacks.scene import Scene, View, Wants
 from lightning_convviz.probes import Probes, ProbesLike
 from lightning_convviz.render import Picture, Sheet, rgb
 from lightning_convviz.render.sheet import CARD, GAP, MARGIN, near_square, numbers, zoom_for
@@ -115,7 +115,8 @@ class FilterPatternLogger(Watcher):
             layers_.find(model, self.layers)
 
     @override
-    def resolve(self, model: nn.Module, runs: Mapping[str, layers_.Run]) -> None:
+    def resolve(self, model: nn.Module, scene: Scene) -> None:
+        runs = scene.runs
         if self._channels and self._channels.keys() <= runs.keys():
             return
         if self.layers == "auto":

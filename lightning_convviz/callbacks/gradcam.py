@@ -1,52 +1,72 @@
 """GradCAMLogger: why did the network think this, where is it, what went wrong in a mistake."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 from typing_extensions import override
 
-from lightning_convviz import cams
-from lightning_convviz import layers as layers_
-from lightning_convviz.callbacks.arguments import Forward
+from lightning_convviz import _lightning
+from lightning_convviz.callbacks import lens
+from lightning_convviz.callbacks.arguments import Forward, check_lens
 from lightning_convviz.callbacks.base import Watcher
-from lightning_convviz.callbacks.scene import View, Wants
-from lightning_convviz.cams.heatmap import enlarge
-from lightning_convviz.cams.methods import resolve
+from lightning_convviz.callbacks.evidence import Evidence, facts, merged, of_mistakes
+from lightning_convviz.callbacks.followed import Followed
+from lightning_convviz.callbacks.scene import Scene, View, Wants
+from lightning_convviz.callbacks.trusted import Trusted
+from lightning_convviz.mistakes import Examples, Mistakes
 from lightning_convviz.probes import Probes, ProbesLike
-from lightning_convviz.render import Picture, Sheet, overlay, rgb
-from lightning_convviz.render.sheet import MARGIN, RIGHT, UNKNOWN, WRONG, Block, font, numbers, shorten
+from lightning_convviz.render import Picture
 
-SIDE = 108  # about how large a tile is drawn, in pixels: three of them fill TensorBoard's card
 
-FAINT = 0.02  # of the row's peak: less can't be seen
+@dataclass(frozen=True)
+class Part:
+    """What one rank adds to a drawing: its own mistakes, and on rank 0 how those that are followed fare now."""
 
-LEGEND = """**Class activation heatmaps**: for each probe the picture, and over its gray copy where the evidence lies
-for the predicted and, where known, for the true class. Without evidence the picture shows untouched; the hotter, the
-more. The two maps of a row share one scale, whose end, the peak, is stamped in units of the logit. A green frame:
-right; vermilion: wrong. The percentages are the network's own."""
+    mistakes: Evidence | None = None
+    followed: Evidence | None = None
+    table: Tensor | None = None
+    examples: Examples = field(default_factory=dict)
+    seen: int = 0
+    scalars: Mapping[str, float] = field(default_factory=dict)
 
 
 class GradCAMLogger(Watcher):
-    """Log heatmaps of the evidence for the predicted and the true class of each probe: tag `gradcam/probes`.
+    """Log heatmaps of the evidence for what the network says, and for what it should have said.
+
+    `gradcam/probes` shows for each probe the evidence for the predicted class, for the other one in question (the true
+    class where the network errs, else the second best) and their signed difference. `gradcam/mistakes` shows the same
+    for the most confident errors of the validation, `gradcam/followed` how the first of them fare from drawing to
+    drawing, `gradcam/confusions` which classes are taken for which. Scales stay from drawing to drawing.
 
     Args:
-        layer: the layer to explain, which returns maps (n, c, y, x); `"auto"` takes the last one that does.
-        method: "gradcam", "hirescam" (`cams.METHODS`), or a function (activations, gradients) -> signed map.
+        layer: the layer to explain, which returns maps (n, c, y, x), channels-last maps or tokens; `"auto"` takes the
+            last one that leads to the logits and is larger than 1 x 1. A list of layers for a method that fuses them.
+        method: a name in `cams.METHODS`, `cams.EXTENDED` or `cams.FUSIONS`, or a function
+            (activations, gradients) -> signed map.
+        target: `"auto"`, both classes and the difference as above; or one column for `"predicted"`, `"label"`,
+            `"second"`, `"finer"`, a class, or a function logits -> (n,), see `targets`.
+        finer: a second, finer layer that is explained with HiResCAM beside; `"auto"` takes the resolution before the
+            last where pictures are at most 128 pixels large; None leaves it out.
+        signed: show evidence against a class too, on a diverging scale.
+        num_mistakes: how many errors to show, and how many to follow; 0 for none. They are found in the logits that
+            `validation_step` computes anyway.
+        logits: a function from what `validation_step` returns to logits (n, k). By default its entry "logits", else
+            what the module's forward returned, where that is called once a batch.
+        trust: log numbers that say how far to believe the heatmaps: `gradcam/trust/...`, see `trust`.
+        reshape: a function from the layer's output to maps (n, c, y, x), where `layers.layout` can't tell.
         probes: the images to watch, see `ActivationLogger`; with labels, the true class is explained too.
         num_probes: how many to take from the validation data.
-        dataloader_idx: see `ActivationLogger`.
+        dataloader_idx: see `ActivationLogger`; mistakes are looked for in the same loader.
         every_n_epochs: draw in every n-th epoch; `"log"` draws at validations 1, 2, 4, 8, and so on.
         forward: see `ActivationLogger`; its output must hold class logits, see `outputs.logits`.
         output: a function from what the model returns to logits (n, k), where they can't be found in it.
         name: the first part of the tags, by default "gradcam"; see `ActivationLogger`.
         save_dir: see `ActivationLogger`.
-        save_images: see `ActivationLogger`.
+        save_images: see `ActivationLogger`; without, mistakes that are followed are forgotten on resume.
         on_error: see `ActivationLogger`.
         initial: see `ActivationLogger`.
 
@@ -55,7 +75,7 @@ class GradCAMLogger(Watcher):
         ValueError: for an argument out of range; before training, for a layer or probes that don't fit the model.
 
     Example:
-        >>> GradCAMLogger("layer4", method="hirescam").name
+        >>> GradCAMLogger("layer4", method="hirescam", num_mistakes=4).name
         'gradcam'
     """
 
@@ -63,9 +83,16 @@ class GradCAMLogger(Watcher):
 
     def __init__(
         self,
-        layer: str = "auto",
+        layer: str | list[str] = "auto",
         *,
         method: Callable[..., Any] | str = "gradcam",
+        target: Callable[..., Any] | str | int = "auto",
+        finer: str | None = "auto",
+        signed: bool = False,
+        num_mistakes: int = 8,
+        logits: Callable[..., Any] | None = None,
+        trust: bool = True,
+        reshape: Callable[..., Any] | None = None,
         probes: ProbesLike = None,
         num_probes: int = 8,
         dataloader_idx: int = 0,
@@ -78,157 +105,138 @@ class GradCAMLogger(Watcher):
         on_error: Literal["warn", "raise"] = "warn",
         initial: bool = True,
     ) -> None:
+        check_lens(
+            layer=layer, method=method, target=target, finer=finer, signed=signed, num_mistakes=num_mistakes,
+            trust=trust, output=output, reshape=reshape, logits=logits,
+        )  # fmt: skip
+        self.lens = lens.Lens(layer, method, target, finer, signed)
+        self.output, self.reshape, self.logits = output, reshape, logits
+        self.num_mistakes = num_mistakes
+        self.trust = trust
         super().__init__(
             probes=probes, num_probes=num_probes, dataloader_idx=dataloader_idx, every_n_epochs=every_n_epochs,
             forward=forward, name=name, save_dir=save_dir, save_images=save_images, on_error=on_error, initial=initial,
         )  # fmt: skip
-        if not isinstance(layer, str):
-            raise TypeError(f"`layer` is a {type(layer).__name__}. It must be the name of one layer, or 'auto'.")
-        resolve(method)
-        if output is not None and not callable(output):
-            raise TypeError(f"`output` is a {type(output).__name__}. It must be a function: model output -> logits.")
-        self.output = output
-        self.layer = layer
-        self.method = method
+
+    # -- what is explained -------------------------------------------------------------------------------------------
 
     @override
     def begin(self) -> None:
-        self._layer: str | None = None
+        mistakes = self.num_mistakes if self.lens.has_classes else 0
+        self.hears = self.shares = mistakes > 0
+        self.lens.begin()
+        self._mistakes = Mistakes(max(mistakes, 1))
+        self._followed = Followed(mistakes)
+        self._trusted = Trusted()
+        self._scales: dict[str, float] = {}
+        self._scalars: dict[str, float] = {}
 
     @override
     def check(self, model: nn.Module) -> None:
-        if self.layer != "auto":
-            layers_.find_one(model, self.layer)
+        self.lens.check(model)
 
     @override
-    def resolve(self, model: nn.Module, runs: Mapping[str, layers_.Run]) -> None:
-        if self._layer not in runs:
-            named = self.layer != "auto"
-            self._layer = layers_.find_one(model, self.layer) if named else layers_.last_map(runs)
-            layers_.require_maps(runs, [self._layer], argument="layer")
+    def resolve(self, model: nn.Module, scene: Scene) -> None:
+        note = self.lens.resolve(model, scene, self.output, self.reshape)
+        if note:
+            _lightning.rank_zero_info(f"{type(self).__name__} explains {self.lens.layer!r}: {note}.")
 
     @override
     def wants(self, probes: Probes) -> Wants:
-        assert self._layer is not None  # resolved before
-        explanations = [cams.Explanation(self._layer, "predicted", self.method)]
-        if probes.labels is not None:
-            labels = torch.as_tensor(probes.labels, device=probes.images.device)
-            explanations.append(cams.Explanation(self._layer, labels, self.method))
-        return Wants(explanations=explanations)
+        return Wants(explanations=self.lens.explanations(probes))
+
+    # -- what passes -------------------------------------------------------------------------------------------------
+
+    @override
+    def opened(self) -> None:
+        self._mistakes.clear()
+
+    @override
+    def hear(self, images: Tensor, labels: Tensor, logits: Tensor, others: Mapping[str | int, Tensor]) -> None:
+        self._mistakes.add(images, labels, logits, others)
+
+    # -- the drawing -------------------------------------------------------------------------------------------------
+
+    @override
+    def compute(self, view: View, mine: slice) -> Part:
+        ranks = self.turn.session.ranks
+        if ranks.sharded:  # all ranks must run the same forwards, and each has mistakes of its own
+            self._deaf("mistakes are not drawn where the model is in pieces over ranks")
+        found = self._mistakes.found() if self.hears else None
+        mistakes, followed = None, None
+        if found is not None and len(found):
+            # Of several ranks: the index in the data, as Lightning's own sampler deals them out.
+            first, step = (ranks.rank, ranks.world) if self.turn.shared else (0, 1)
+            pictures = of_mistakes(found, view.probes, [first + step * place for place in found.places.tolist()])
+            look = view.explain(pictures, self.lens.explanations(pictures, pair=True))
+            mistakes = Evidence(pictures, look, found.confidence).cpu()
+        if self._followed.probes is not None and ranks.leads and self.hears:
+            pinned = self._followed.probes
+            followed = Evidence(pinned, view.explain(pinned, self.lens.explanations(pinned, pair=True))).cpu()
+        measures = self.trust and (ranks.leads or ranks.sharded)
+        scalars = self._trusted.measure(view, self.lens, self.output) if measures else {}
+        table = self._mistakes.table if self.hears else None
+        return Part(
+            mistakes, followed, None if table is None else table.cpu(), self._mistakes.examples() if self.hears else {},
+            self._mistakes.seen, scalars,
+        )  # fmt: skip
+
+    def _deaf(self, why: str) -> None:
+        if self.hears and self.turn.session.ranks.leads:
+            _lightning.rank_zero_warn(f"{type(self).__name__}: {why}.")
+        self.hears = False
 
     @override
     def draw(self, view: View, parts: list[Any]) -> dict[str, Picture]:
-        return {f"{self.name}/probes": self._picture(view)}
+        mistakes = merged([part.mistakes for part in parts], self.num_mistakes)
+        followed = parts[0].followed
+        if not view.moment.initial:
+            followed = self._followed.pin(mistakes, followed)
+        probes = Evidence(view.probes, view.look)
+        page = lens.Page(self.lens, view, self._scales, [each for each in (probes, mistakes) if each is not None])
+        pictures = {f"{self.name}/probes": page.probes(probes)}
+        seen, table = sum(part.seen for part in parts), _summed([part.table for part in parts])
+        if self.hears and seen:
+            pictures[f"{self.name}/mistakes"] = page.mistakes(mistakes, table, seen)
+            if table is not None:
+                pictures[f"{self.name}/confusions"] = page.confusions(_best([part.examples for part in parts]), table)
+        if followed is not None and followed.look.logits is not None and not view.moment.initial:
+            self._followed.note(followed, facts(followed.probes, followed.look.logits), view.moment)
+            pictures[f"{self.name}/followed"] = page.followed(self._followed)
+        self._scalars = {f"trust/{name}": value for name, value in parts[0].scalars.items()}
+        return pictures
+
+    @override
+    def scalars(self) -> Mapping[str, float]:
+        return self._scalars
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
 
     @override
     def kept(self) -> dict[str, Any]:
-        return {"chosen": self.layer, "layer": self._layer}
+        return {
+            "lens": self.lens.kept(), "scales": dict(self._scales), "trusted": self._trusted.kept(),
+            "followed": self._followed.state(images=self.save_images),
+        }  # fmt: skip
 
     @override
     def keep(self, state: Mapping[str, Any]) -> None:
-        if state["chosen"] == self.layer:
-            self._layer = state["layer"]
-
-    def _picture(self, view: View) -> Picture:
-        photos, zoom = _fitted(view.photos)
-        h, w = photos.shape[2] * zoom, photos.shape[3] * zoom
-        large = photos.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
-        peaks = torch.stack([each.amax((1, 2)) for each in view.look.maps], dim=1).clamp(min=0)
-        shared = peaks.amax(1)[:, None, None].clamp(min=1e-12)  # a map without positive evidence stays 0
-        overlays = [overlay(large, enlarge(each, (h, w)) / shared) for each in view.look.maps]
-        tiles = torch.stack([rgb(large), *overlays], dim=1).flatten(0, 1)
-        items = _items(view, peaks)
-        columns = ["input", "predicted", "true"][: 1 + len(overlays)]
-        sheet = Sheet(2 * MARGIN + len(columns) * (w + MARGIN))
-        y, x = view.look.maps[0].shape[1:]
-        self._head(sheet, view, items, f"{y} × {x}")
-        for index, column in enumerate(columns):
-            sheet.label(column, MARGIN + 2 + index * (w + MARGIN), sheet.y, width=w)
-        sheet.y += sheet.line
-        grid = sheet.tiles(tiles, columns=len(columns), x=MARGIN + 2, gap=MARGIN, above=sheet.line + 2)
-        for row, item in enumerate(items):
-            _caption(sheet, grid, row, item)
-        about = {
-            "kind": "gradcam", "layer": self._layer, "epoch": view.moment.epoch, "step": view.moment.step,
-            "scale": "each row from 0 to its peak, in logits", "rows": list(view.probes.ids or ()), "columns": columns,
-            "items": items,
-        }  # fmt: skip
-        return sheet.picture(main=grid, colormap=None, legend=LEGEND, about=about)
-
-    def _head(self, sheet: Sheet, view: View, items: list[dict[str, Any]], cells: str) -> None:
-        method = self.method if isinstance(self.method, str) else getattr(self.method, "__name__", "cam")
-        sheet.write(f"Evidence for a class ({method}) at {self._layer}, {cells}", bold=True)
-        right = [item["right"] for item in items if item["right"] is not None]
-        score = f" · {sum(right)} of {len(right)} probes right" if right else ""
-        sheet.write(view.moment.caption + score)
-        sheet.scale_bar("0", "peak of the row, in logits")
+        if self.lens.keep(state["lens"]):
+            self._scales = dict(state["scales"])
+            self._trusted.keep(state["trusted"])
+            self._followed.restore(state["followed"])
 
 
-def _items(view: View, peaks: Float[Tensor, "n m"]) -> list[dict[str, Any]]:
-    """What the net says of each probe: classes by name, probabilities, and the peaks of its maps in logits.
-
-    Of a net that has diverged, what is not a number is None.
-    """
-    assert view.look.logits is not None  # explanations read them
-    probabilities = view.look.logits.cpu().double().softmax(1)
-    predicted = probabilities.argmax(1)
-    labels = None if view.probes.labels is None else torch.as_tensor(view.probes.labels).to(predicted)
-    true = predicted if labels is None else labels
-    columns = [predicted, true, *(probabilities.gather(1, each[:, None])[:, 0] for each in (predicted, true))]
-    table = torch.stack([column.double() for column in columns], dim=1)
-    number = [row.isfinite().all().item() for row in probabilities]
-    items = []
-    for (said, is_, p_said, p_is), peak, fine in zip(table.tolist(), peaks.tolist(), number, strict=True):
-        known = labels is not None
-        items.append({
-            "predicted": view.probes.name(int(said)) if fine else None,
-            "p_predicted": round(p_said, 4) if fine else None,
-            "true": view.probes.name(int(is_)) if known else None,
-            "p_true": round(p_is, 4) if known and fine else None,
-            "right": said == is_ if known and fine else None,
-            "peaks": [float(text) if math.isfinite(value) else None
-                      for text, value in zip(numbers(peak), peak, strict=True)],
-        })  # fmt: skip
-    return items
+def _best(parts: Sequence[Examples]) -> Examples:
+    """The most confident example of each kind, of all ranks."""
+    found: Examples = {}
+    for part in parts:
+        for kind, example in part.items():
+            if kind not in found or example[0] > found[kind][0]:
+                found[kind] = example
+    return found
 
 
-def _caption(sheet: Sheet, grid: Block, row: int, item: dict[str, Any]) -> None:
-    """Above a row right or wrong, the peak, and the classes; a frame around it; a word where there is no evidence."""
-    first = row * grid.columns
-    mark, color = {True: ("✓ ", RIGHT), False: ("✗ ", WRONG), None: ("", UNKNOWN)}[item["right"]]
-    finite = [peak for peak in item["peaks"] if peak is not None]
-    texts = [f"{mark}peak {numbers([max(finite)])[0]}" if finite else "not a number"]
-    for which in ("predicted", "true")[: grid.columns - 1]:
-        share = item[f"p_{which}"]
-        percent = "" if share is None else f" {share:.0%}"
-        room = grid.size[0] - font(sheet.text).getlength(percent)
-        texts.append(shorten(item[which] or "", room, sheet.text) + percent)
-    for index, text in enumerate(texts):
-        x, y = grid.corner(first + index)
-        sheet.label(text, x, y - sheet.line - 2, color=color)
-    sheet.frame(grid, first, first + grid.columns - 1, color)
-    for index, value in enumerate(item["peaks"], start=1):
-        words = _verdict(value, max(finite, default=0.0))
-        left, top = grid.corner(first + index)
-        for line, word in enumerate(words):
-            sheet.label(word, left + 4, top + 4 + line * sheet.line, boxed=True, width=grid.size[0])
-
-
-def _verdict(peak: float | None, row: float) -> tuple[str, ...]:
-    """What to write on a map that shows nothing; `row` is the peak that it is scaled to."""
-    if peak is None:
-        return "not a", "number"
-    if peak <= 0:
-        return "no positive", "evidence"
-    return ("hardly any", "evidence") if peak < FAINT * row else ()
-
-
-def _fitted(photos: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n 3 v u"], int]:
-    """Photographs near the width that captions need: very small ones are to be enlarged `zoom` times, others get it."""
-    h, w = photos.shape[2:]
-    if max(h, w) <= SIDE // 2 or w == SIDE:
-        return photos, SIDE // max(h, w)
-    size = max(1, round(h * SIDE / w)), SIDE
-    if w > SIDE:
-        return F.interpolate(photos, size=size, mode="area"), 1
-    return F.interpolate(photos, size=size, mode="bilinear", align_corners=False), 1
+def _summed(tables: Sequence[Tensor | None]) -> Tensor | None:
+    known = [table for table in tables if table is not None]
+    return torch.stack(known).sum(0) if known else None

@@ -17,7 +17,8 @@ LIMIT = 5_000_000  # bytes of one callback's state: a checkpoint is the user's, 
 
 def packed(probes: Probes) -> dict[str, Any] | None:
     """Probes as tensors, strings and numbers; None where they take more than `LIMIT` bytes."""
-    tensors = [probes.images, *probes.others.values()]
+    masks = [] if probes.masks is None else [probes.masks]
+    tensors = [probes.images, *probes.others.values(), *masks]
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > LIMIT:
         return None
     space = probes.space
@@ -28,6 +29,7 @@ def packed(probes: Probes) -> dict[str, Any] | None:
         "ids": list(probes.ids or ()),
         "others": {key: other.cpu() for key, other in probes.others.items()},
         "space": None if space is None else [list(space.scale), list(space.offset)],
+        "masks": None if probes.masks is None else probes.masks.cpu(),
     }
 
 
@@ -41,6 +43,7 @@ def unpacked(state: Mapping[str, Any]) -> Probes:
         ids=tuple(state["ids"]),
         others=dict(state["others"]),
         space=None if space is None else PixelSpace(tuple(space[0]), tuple(space[1])),
+        masks=state.get("masks"),  # states of older versions have none
     )
 
 

@@ -56,6 +56,8 @@ class View:
         photos: the probes for display, (n, 3, h, w) in [0, 1].
         look: logits, outputs and maps for what the callback wants, in its order.
         moment: when this is.
+        again: the probes' images with something done to them, whole repeats of all of them -> what the model returns.
+        explain: other pictures, and heatmaps wanted of them -> logits and maps, by one more forward.
     """
 
     model: nn.Module
@@ -65,6 +67,8 @@ class View:
     photos: Tensor
     look: cams.Look
     moment: Moment
+    again: Callable[[Tensor], Any]
+    explain: Callable[[Probes, Sequence[cams.Explanation]], cams.Look]
 
     def is_finite(self) -> bool:
         """Whether all that was seen of the network are numbers; waits for the device."""
@@ -78,7 +82,8 @@ class Scene:
 
     probes: Probes
     photos: Tensor
-    forward: Callable[..., Any]
+    call: Callable[..., Any]  # what the images are given to
+    forward: Callable[..., Any]  # the same in the run's precision
     others: dict[str, Tensor]
     runs: dict[str, layers.Run]
     parts: list[int]  # the model's sub-modules at that time
@@ -88,7 +93,7 @@ class Scene:
 def key(watcher: "Watcher") -> tuple[int, ...]:
     """Callbacks with the same key look at the same probes through the same forward, and read its output alike."""
     own = (0, 0) if watcher.given is not None else (watcher.num_probes, watcher.dataloader_idx)
-    return id(watcher.given), *own, id(watcher.forward_), id(watcher.output)
+    return id(watcher.given), *own, id(watcher.forward_), id(watcher.output), id(watcher.reshape)
 
 
 def looked(scene: Scene, module: nn.Module, sharers: Mapping["Watcher", Wants]) -> dict["Watcher", cams.Look]:
@@ -97,15 +102,33 @@ def looked(scene: Scene, module: nn.Module, sharers: Mapping["Watcher", Wants]) 
     explanations = [explanation for wants in sharers.values() for explanation in wants.explanations]
     look = cams.look(
         module, scene.probes.images, forward=scene.forward, output=next(iter(sharers)).output, others=scene.others,
-        layers=names, explanations=explanations,
+        layers=names, explanations=explanations, reshape=next(iter(sharers)).reshape,
     )  # fmt: skip
     looks, first = {}, 0
     for watcher, wants in sharers.items():
         last = first + len(wants.explanations)
         outputs = {name: look.outputs[name] for name in wants.layers}
-        looks[watcher] = cams.Look(look.logits, outputs, look.maps[first:last])
+        looks[watcher] = cams.Look(look.logits, outputs, look.maps[first:last], look.uniform[first:last])
         first = last
     return looks
+
+
+def explained(
+    scene: Scene,
+    module: nn.Module,
+    watcher: "Watcher",
+    as_input: Callable[[Tensor], Tensor],
+    probes: Probes,
+    explanations: Sequence[cams.Explanation],
+) -> cams.Look:
+    """A forward of other pictures than the probes, the same way through the model."""
+    wide = torch.float64 if scene.probes.images.dtype == torch.float64 else torch.float32
+    images = as_input(probes.images.to(scene.probes.images.device, wide))
+    others = {name: other.to(images.device) for name, other in probes.arguments(scene.call).items()}
+    return cams.look(
+        module, images, forward=scene.forward, output=watcher.output, others=others, explanations=explanations,
+        reshape=watcher.reshape,
+    )  # fmt: skip
 
 
 def precisely(trainer: Any, call: Callable[..., Any], images: Tensor, **others: Tensor) -> Any:
@@ -118,6 +141,11 @@ def one_for_all(forward: Callable[..., Any], others: Mapping[str, Tensor], image
     """A forward of any images, with the other inputs of the first probe."""
     n = len(images)
     return forward(images, **{name: other[:1].expand(n, *other.shape[1:]) for name, other in others.items()})
+
+
+def for_each(forward: Callable[..., Any], others: Mapping[str, Tensor], images: Tensor) -> Any:
+    """A forward of whole repeats of the probes, each with its own other inputs."""
+    return forward(images, **{name: torch.cat([other] * (len(images) // len(other))) for name, other in others.items()})
 
 
 def tried(forward: Callable[..., Any], images: Tensor, others: Mapping[str, Tensor]) -> Any:

@@ -1,6 +1,6 @@
 """One session for each trainer, shared by our callbacks in it: probes, the recorded forward, observers, the writer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -9,13 +9,25 @@ from weakref import ref
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from lightning_convviz import _lightning, batches, layers
+from lightning_convviz import _lightning, layers
 from lightning_convviz.callbacks.collector import Collector
+from lightning_convviz.callbacks.hooks import Hooks
 from lightning_convviz.callbacks.outbox import Outbox
 from lightning_convviz.callbacks.ranks import Ranks, adopt, statistics
-from lightning_convviz.callbacks.scene import Moment, Scene, View, checked, key, looked, one_for_all, precisely, tried
+from lightning_convviz.callbacks.scene import (
+    Moment,
+    Scene,
+    View,
+    checked,
+    explained,
+    for_each,
+    key,
+    looked,
+    one_for_all,
+    precisely,
+    tried,
+)
 from lightning_convviz.pixels import estimated
 from lightning_convviz.probes import Probes
 
@@ -38,10 +50,8 @@ class Session:
         self._collectors: dict[int, Collector] = {}
         self._sent: dict[str, Probes] = {}  # by callback: rank 0's probes, as all ranks have them
         self._statistics: dict[str, Tensor] = {}
-        self._images: Tensor | None = None
-        self._receiver: str | None = None
+        self.hooks = Hooks()
         self._scenes: dict[tuple[int, ...], Scene] = {}
-        self._handles: list[RemovableHandle] = []
 
     def serves(self, trainer: Any, module: Any) -> bool:
         """Whether this is the session of a trainer and its model."""
@@ -51,52 +61,16 @@ class Session:
 
     def open(self, module: nn.Module) -> None:
         """At the start of a validation: let observers see the user's own forward."""
-        self.close()
+        self.hooks.close()
         for collector in self._collectors.values() if self.ranks.leads else ():
             if collector.missing(self.wanted(collector.loader)):  # a short sanity check's batches come again
                 collector.keep(None)
                 self._scenes.clear()
-        parts = self._visible(module)
-        unguided = any(watcher.forward_ is None for watcher in self.watchers)
-        if unguided and self._receiver is None and not _lightning.has_forward(module):
-            for name, part in parts.items():
-                self._handles.append(part.register_forward_pre_hook(partial(self._note, name), with_kwargs=True))
-        for watcher in self.watchers:
-            for name, reduce in watcher.observers().items():
-                if name in parts:
-                    hook = partial(_observe, watcher, name, reduce)
-                    self._handles.append(parts[name].register_forward_hook(hook))
+        self.hooks.open(module, self.watchers)
 
-    def close(self) -> None:
-        """At the end of a validation, or of the run: no hook stays behind."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-
-    @staticmethod
-    def _visible(module: nn.Module) -> dict[str, nn.Module]:
-        """Sub-modules whose hooks fire: a hook inside a compiled region would be compiled in, or never run."""
-        roots = ("",) if _lightning.is_compiled(module) else tuple(f"{root}." for root in layers.compiled(module))
-        inside = {
-            name: part
-            for name, part in layers.named(module).items()
-            if not f"{name}.".startswith(roots) and not isinstance(part, torch.jit.ScriptModule)
-        }
-        return inside | layers.wrappers(module)
-
-    def before(self, trainer: Any, batch: Any) -> None:
-        """Before a batch is validated: know its images, to see where they go in."""
-        if self._receiver is None and self._handles:
-            with suppress(ValueError):
-                self._images = batches.read(_lightning.of_loader(trainer, batch, 0))[0]
-
-    def _note(self, name: str, part: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
-        if self._receiver is None and any(given is self._images for given in [*args[:1], *kwargs.values()]):
-            self._receiver = name
-
-    def after(self, trainer: _lightning.Trainer, batch: Any, loader: int) -> None:
-        """After a batch is validated: keep its images as probes while there are too few."""
-        self._images = None
+    def after(self, trainer: _lightning.Trainer, batch: Any, loader: int, returned: Any) -> None:
+        """After a batch is validated: hear what was said of it; keep its images as probes while there are too few."""
+        self.hooks.after(trainer, batch, loader, returned)
         if not self.ranks.leads:  # which sends its probes to the others
             return
         for wanted in {watcher.dataloader_idx for watcher in self.watchers if watcher.given is None}:
@@ -191,7 +165,7 @@ class Session:
         if place not in self._scenes or self._scenes[place].parts != parts:  # the model may change while it trains
             self._scenes[place] = self._scene(watcher, trainer, module)
         scene = self._scenes[place]
-        watcher.resolve(module, scene.runs)
+        watcher.resolve(module, scene)
         if watcher not in scene.looks:
             self._look(watcher, scene, module)
         return View(
@@ -202,6 +176,8 @@ class Session:
             photos=scene.photos,
             look=scene.looks[watcher],
             moment=moment,
+            again=partial(for_each, scene.forward, scene.others),
+            explain=partial(explained, scene, module, watcher, partial(_lightning.as_input, trainer)),
         )
 
     def _scene(self, watcher: "Watcher", trainer: Any, module: Any) -> Scene:
@@ -216,7 +192,8 @@ class Session:
         with torch.no_grad():
             runs = layers.survey(module, lambda: returned.append(tried(forward, images, arguments)))
         chosen = checked(chosen, returned[0], watcher)
-        return Scene(chosen, chosen.shown(), forward, arguments, runs, [id(part) for part in module.modules()])
+        parts = [id(part) for part in module.modules()]
+        return Scene(chosen, chosen.shown(), call, forward, arguments, runs, parts)
 
     def probes(self, watcher: "Watcher") -> Probes:
         """What a callback watches.
@@ -241,12 +218,12 @@ class Session:
         if _lightning.has_forward(module):
             call: Callable[..., Any] = module
             return call
-        if self._receiver is None:
+        if self.hooks.receiver is None:
             raise ValueError(
                 f"`{type(module).__name__}` has no `forward` of its own, and no part of it was seen to receive the "
                 "images. Give `forward=` the name of a sub-module, or a function (model, images) -> logits."
             )
-        return layers.named(module)[self._receiver]
+        return layers.named(module)[self.hooks.receiver]
 
     def _look(self, watcher: "Watcher", scene: Scene, module: Any) -> None:
         """One forward for this callback and all others that are about to look at the same probes."""
@@ -254,7 +231,7 @@ class Session:
         for other in self.watchers:
             if other is not watcher and other.turn.due and key(other) == key(watcher):
                 with suppress(Exception):  # it will say so itself when its turn comes
-                    other.resolve(module, scene.runs)
+                    other.resolve(module, scene)
                     sharers[other] = other.wants(scene.probes)
         try:
             scene.looks.update(looked(scene, module, sharers))
@@ -270,24 +247,12 @@ class Session:
 
     def end(self, trainer: Any) -> None:
         """At the end of a validation: what was recorded is of no use any more."""
-        self.close()
+        self.hooks.close()
         self.forget()
         self.outbox.flush(trainer)
 
     def finish(self, trainer: Any) -> None:
         """At the end of the run, also a broken one: write everything, let everything go."""
-        self.close()
+        self.hooks.close()
         self.outbox.finish(trainer)
         self._scenes.clear()
-
-
-def _observe(
-    watcher: "Watcher", name: str, reduce: Callable[[Tensor], Tensor], part: nn.Module, args: Any, output: Any
-) -> None:
-    """A hook in the user's own forward: whatever goes wrong here is ours."""
-    try:
-        if isinstance(output, Tensor):
-            with torch.no_grad():
-                watcher.observe(name, reduce(output.detach()))
-    except Exception as error:
-        watcher.failed(error)

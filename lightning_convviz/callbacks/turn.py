@@ -107,6 +107,7 @@ class Turn:
         if not _lightning.fitting(trainer):
             self.check(module)
         self.due, self.shared, self._begun, self._failed = self._is_due(trainer), False, None, None
+        self.watcher.opened()
         if self.leads:
             self._safely(partial(self.session.open, module))
 
@@ -114,19 +115,19 @@ class Turn:
         """Before a batch is validated."""
         if not self.leads:
             return
-        self._safely(partial(self.session.before, trainer, batch))
+        self._safely(partial(self.session.hooks.before, trainer, batch))
         if first and self.session.ranks.sharing and _lightning.fitting(trainer):
             # Now: a callback that validates averaged weights has them in place, wherever it stands in the list.
             self._order(trainer, module, [each for each in self.session.watchers if each.shares])
 
-    def after(self, trainer: Any, module: Any, batch: Any, loader: int) -> None:
+    def after(self, trainer: Any, module: Any, returned: Any, batch: Any, loader: int) -> None:
         """After a batch was validated; the drawing moment is after the last one.
 
         Not the end of the epoch, where averaged weights may be gone again. Only ranks that have to run the model
         together meet there.
         """
         if self.leads:
-            self._safely(partial(self.session.after, trainer, batch, loader))
+            self._safely(partial(self.session.after, trainer, batch, loader, returned))
         if _lightning.is_last_batch(trainer) and not self.session.ranks.sharded:
             self._attempt(trainer, module, initial=trainer.sanity_checking)
 
@@ -214,7 +215,7 @@ class Turn:
     def _draw(self, trainer: Any, module: Any, initial: bool) -> None:
         start = time.perf_counter()
         session, ranks = self.session, self.session.ranks
-        session.close()  # the last batch has passed, and observers are not to see the probes
+        session.hooks.close()  # the last batch has passed, and observers are not to see the probes
         self._in_step = not ranks.sharded
         with isolated(module), torch.no_grad():
             if self.shared:
@@ -275,7 +276,8 @@ class Turn:
             name, drawn = f"{stage}/{name}", {f"{stage}/{tag}": picture for tag, picture in drawn.items()}
             places = sinks.with_folder(sinks.places(trainer.loggers), self.watcher.save_dir)
             step = sinks.later(places, name, step)
-        return sinks.Drawing(name, when.epoch, step, drawn, {f"convviz/seconds/{name}": seconds})
+        own = {f"{name}/{tag}": value for tag, value in self.watcher.scalars().items()}
+        return sinks.Drawing(name, when.epoch, step, drawn, {f"convviz/seconds/{name}": seconds, **own})
 
     def _safely(self, action: Callable[[], None]) -> None:
         try:

@@ -1,5 +1,6 @@
 """Find layers by name, glob, type or "auto"; record what they output; stop the forward early."""
 
+from lightning_convviz.layers.layout import Layout, layout
 from lightning_convviz.layers.record import (
     Layers,
     StopForward,
@@ -13,10 +14,20 @@ from lightning_convviz.layers.record import (
     require,
     wrappers,
 )
-from lightning_convviz.layers.survey import Run, convolutions, last_map, require_maps, settled, spread, survey
+from lightning_convviz.layers.survey import (
+    Run,
+    convolutions,
+    last_map,
+    require_maps,
+    require_ran,
+    settled,
+    spread,
+    survey,
+)
 
 __all__ = [
     "Layers",
+    "Layout",
     "Run",
     "StopForward",
     "clean",
@@ -26,10 +37,12 @@ __all__ = [
     "find_one",
     "in_pieces",
     "last_map",
+    "layout",
     "named",
     "record",
     "require",
     "require_maps",
+    "require_ran",
     "settled",
     "spread",
     "survey",

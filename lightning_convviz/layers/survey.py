@@ -114,8 +114,8 @@ def last_map(runs: Mapping[str, Run]) -> str:
     return names[-1]
 
 
-def require_maps(runs: Mapping[str, Run], names: Sequence[str], *, argument: str = "layers") -> None:
-    """Check that layers ran and returned maps.
+def require_ran(runs: Mapping[str, Run], names: Sequence[str], *, argument: str) -> None:
+    """Check that layers ran and returned tensors.
 
     Raises:
         ValueError: naming the first that did not.
@@ -126,6 +126,16 @@ def require_maps(runs: Mapping[str, Run], names: Sequence[str], *, argument: str
                 f"`{argument}` holds {name!r}, which the forward does not call, or which returns no "
                 "tensor. Choose another layer."
             )
+
+
+def require_maps(runs: Mapping[str, Run], names: Sequence[str], *, argument: str = "layers") -> None:
+    """Check that layers ran and returned maps.
+
+    Raises:
+        ValueError: naming the first that did not.
+    """
+    require_ran(runs, names, argument=argument)
+    for name in names:
         if len(runs[name].shape) != 4:
             raise ValueError(
                 f"`{argument}` holds {name!r}, whose output has shape {runs[name].shape}. Choose one with maps "

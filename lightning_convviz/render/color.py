@@ -14,8 +14,10 @@ PAGE = LEVELS + PHOTO_COLORS  # from white to ink in TONES steps
 TONES = 8
 NOT_A_NUMBER = PAGE + TONES
 
-# The heatmap covers at most this share of the photograph under it.
-OPACITY = 0.75
+# The heatmap covers at most this share of the photograph under it. Its colors begin where they stand out from dark
+# pictures: a part of a perceptually uniform map is one too.
+OPACITY = 0.8
+DARKEST = 0.3
 
 
 @cache
@@ -59,24 +61,32 @@ def rgb(images: Float[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n h w 3"]:
 
 
 def overlay(
-    images: Float[Tensor, "n 3 h w"], heat: Float[Tensor, "n h w"], name: str = "inferno"
+    images: Float[Tensor, "n 3 h w"],
+    heat: Float[Tensor, "n h w"],
+    name: str = "inferno",
+    *,
+    diverging: bool = False,
 ) -> UInt8[Tensor, "n h w 3"]:
     """A heatmap over the gray picture; the hotter, the less of the picture shows, and without heat it is untouched.
 
+    The opacity is `0.8 sqrt|heat|`: weak evidence has to be seen, too.
+
     Args:
         images: in [0, 1].
-        heat: in [0, 1].
+        heat: in [0, 1]; of a diverging map in [-1, 1].
         name: a colormap.
+        diverging: whether 0 is the middle of the colormap.
 
     Example:
         >>> overlay(torch.ones(1, 3, 1, 2), torch.tensor([[[0.0, 1.0]]])).reshape(2, 3)
         tensor([[255, 255, 255],
-                [253, 254, 187]], dtype=torch.uint8)
+                [253, 254, 182]], dtype=torch.uint8)
     """
     # Luma of ITU-R BT.601, the weights that gray pictures are made with.
     gray = torch.einsum("c,nchw->nhw", images.new_tensor([0.299, 0.587, 0.114]).float(), images.float())[..., None]
-    heat = heat.float().clamp(0, 1)
+    low = -1.0 if diverging else 0.0
+    heat = heat.float().nan_to_num(0).clamp(low, 1)
     table = colormap(name, images.device).float() / 255
-    color = table[encode_values(heat.nan_to_num(0), 0, 1).long()]
-    opacity = OPACITY * heat.nan_to_num(0)[..., None]
+    color = table[encode_values(heat, -1.0 if diverging else DARKEST / (DARKEST - 1), 1).long()]
+    opacity = OPACITY * heat.abs().sqrt()[..., None]
     return rgb((gray * (1 - opacity) + color * opacity).permute(0, 3, 1, 2))

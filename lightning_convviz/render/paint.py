@@ -37,12 +37,14 @@ class Encoded:
         return ".png" if self.data.startswith(b"\x89PNG") else ".jpg"
 
 
-def encode(picture: Picture, *, budget: int = 145_000) -> Encoded:
+def encode(picture: Picture, *, budget: int | None = None) -> Encoded:
     """The picture as a PNG that carries its data in a text chunk `convviz`.
 
     Maps are written with a palette: every value code can be read back. A photographic picture that comes out over
-    `budget` bytes becomes a JPEG of quality 90, or as low as 60 to keep the budget, with the data in its comment.
+    `budget` bytes (by default the picture's own) becomes a JPEG of quality 90, or as low as 60 to keep
+    the budget, with the data in its comment.
     """
+    budget = picture.budget if budget is None else budget
     image = paint(picture)
     facts = picture.json().encode()
     jpegs = [_jpeg(quality, facts) for quality in (90, 75, 60)] if image.mode == "RGB" else []

@@ -21,6 +21,9 @@ TEXT = 11
 MARGIN = 4
 GAP = 2  # between tiles
 
+# Bytes of a file: TensorBoard's writer takes a quarter of a second for a million of them, on one core.
+BUDGET = 145_000
+
 INK = (34, 34, 34)
 RIGHT = (0, 128, 96)  # the green and the vermilion of Okabe and Ito, darkened: told apart by color-blind eyes
 WRONG = (196, 72, 0)
@@ -92,6 +95,7 @@ class Picture:
         about: the facts that travel with the file: kind, layer, epoch, step, scale, colormap, tiles, rows, columns,
             items.
         legend: how to read pictures of this tag, in Markdown.
+        budget: how many bytes its file should take at most.
     """
 
     width: int
@@ -102,6 +106,7 @@ class Picture:
     colormap: str | None
     about: Mapping[str, Any]
     legend: str
+    budget: int = BUDGET
 
     def cpu(self) -> "Picture":
         """The same picture with its tiles in main memory."""
@@ -226,22 +231,27 @@ class Sheet:
         (x, y), (right, _), (w, h) = block.corner(first), block.corner(last), block.size
         self._frames.append(Frame(x, y, right + w - x, h, color))
 
-    def scale_bar(self, low: str, high: str, *, note: str = "") -> None:
-        """The colormap from left to right between the values at its ends."""
-        x = MARGIN
+    def scale_bar(
+        self, low: str, high: str, *, note: str = "", ramp: UInt8[Tensor, "x 3"] | None = None, x: int = MARGIN
+    ) -> None:
+        """The colormap from left to right between the values at its ends; as level codes, or as the colors `ramp`."""
         self.label(low, x, self.y)
         x += round(font(self.text).getlength(low)) + 4
-        ramp = torch.arange(LEVELS, dtype=torch.uint8)[:: max(1, LEVELS // (self.width // 4))].repeat(self.text - 2, 1)
-        self._blocks.append(Block(ramp[None], x, self.y + 2, 0, 0, 1, 1))
-        self.label(f"{high}   {note}", x + ramp.shape[1] + 4, self.y, width=self.width - x - ramp.shape[1] - 8)
+        codes = torch.arange(LEVELS, dtype=torch.uint8)
+        bar = (codes if ramp is None else ramp)[:: max(1, LEVELS // (self.width // 4))]
+        bar = bar[None].expand(self.text - 2, *bar.shape)
+        self._blocks.append(Block(bar[None], x, self.y + 2, 0, 0, 1, 1))
+        self.label(f"{high}   {note}", x + bar.shape[1] + 4, self.y, width=self.width - x - bar.shape[1] - 8)
         self.y += self.line + 2
 
-    def picture(self, *, main: Block, colormap: str | None, legend: str, about: Mapping[str, Any]) -> Picture:
+    def picture(
+        self, *, main: Block, colormap: str | None, legend: str, about: Mapping[str, Any], budget: int = BUDGET
+    ) -> Picture:
         """The page as a picture; `main` is the block that the facts in `about` speak of."""
         facts = {**about, "colormap": colormap, "tiles": main.geometry()}
         return Picture(
             self.width, self.y + MARGIN, tuple(self._blocks), tuple(self._labels), tuple(self._frames),
-            colormap, facts, legend,
+            colormap, facts, legend, budget,
         )  # fmt: skip
 
 

@@ -19,6 +19,9 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_convviz import ActivationLogger, FilterPatternLogger, GradCAMLogger, Probes
 
+# The modules here validate nothing, most of them: what GradCAMLogger says of that has tests of its own.
+pytestmark = pytest.mark.filterwarnings("ignore:.*can't read the logits")
+
 # -- arguments that are refused at once --------------------------------------------------------------------------------
 
 TWO = torch.zeros(2, 3, 8, 12)
@@ -27,12 +30,20 @@ LIKES = r"It can be Probes, a tensor of images, \(images, labels\), \(data set, 
 
 REFUSED = {
     "layer-number": (lambda: GradCAMLogger(5), TypeError, "`layer` is a int. It must be the name of one layer"),
-    "layer-list": (lambda: GradCAMLogger(["conv1"]), TypeError, "`layer` is a list. It must be the name of one layer"),
+    "layer-list": (lambda: GradCAMLogger(["conv1"]), ValueError, "`layer` is a list, and .*'gradcam' explains one"),
+    "finer-number": (lambda: GradCAMLogger(finer=3), TypeError, "`finer` is a int. It must be the name of a layer"),
+    "target-unknown": (lambda: GradCAMLogger(target="best"), ValueError, "`target` is 'best'. It can be .*'label'"),
+    "target-flag": (lambda: GradCAMLogger(target=True), TypeError, "`target` is a bool. It can be .* a class, or a"),
+    "mistakes-below-0": (lambda: GradCAMLogger(num_mistakes=-1), ValueError, "`num_mistakes` is -1. It must be at lea"),
+    "signed-word": (lambda: GradCAMLogger(signed="yes"), TypeError, "`signed` is 'yes'. It must be True or False"),
+    "trust-number": (lambda: GradCAMLogger(trust=1), TypeError, "`trust` is 1. It must be True or False"),
+    "logits-name": (lambda: GradCAMLogger(logits="out"), TypeError, "`logits` is a str. It must be a function: what"),
+    "reshape-name": (lambda: GradCAMLogger(reshape="vit"), TypeError, "`reshape` is a str. It must be a function: a l"),
     "layers-none": (lambda: ActivationLogger(None), TypeError, "`layers` is None. It can be names, globs, module cl"),
     "layers-module": (lambda: ActivationLogger(nn.ReLU()), TypeError, r"`layers` is ReLU\(\). It can be names, globs"),
     "layers-set": (lambda: FilterPatternLogger({"a"}), TypeError, r"`layers` is \{'a'\}. It can be names, globs"),
     "method-near": (lambda: GradCAMLogger(method="hires"), ValueError, "`method` is 'hires'.*Did you mean 'hirescam'"),
-    "method-far": (lambda: GradCAMLogger(method="lime"), ValueError, r"`method` is 'lime'. It can be \['gradcam', "),
+    "method-far": (lambda: GradCAMLogger(method="lime"), ValueError, r"`method` is 'lime'. It can be \['eigencam', "),
     "method-number": (lambda: GradCAMLogger(method=3), TypeError, "`method` is a int. It can be .* or a function"),
     "output-name": (lambda: GradCAMLogger(output="logits"), TypeError, "`output` is a str. It must be a function"),
     "forward-list": (lambda: GradCAMLogger(forward=["net"]), TypeError, "`forward` is a list. It can be the name of"),
@@ -176,7 +187,7 @@ MISFITS = {
     "layers-one-of": (lambda: FilterPatternLogger(["net.conv1", "net.con"]), "`layers` is 'net.con', .*Did you mean"),
     "layers-unused": (lambda: FilterPatternLogger("net.relu2", forward="net.conv1"), "'net.relu2', .*does not call"),
     "layer-several": (lambda: GradCAMLogger("net.conv*"), r"`layer` is 'net.conv\*', .*for 2 layers.*conv2'\]. Name"),
-    "layer-head": (lambda: GradCAMLogger("net.head"), r"`layer` holds 'net.head', .*shape \(8, 5\). .*with maps"),
+    "layer-head": (lambda: GradCAMLogger("net.head"), r"`layer` is 'net.head', .*shape \(8, 5\). .*maps"),
     "layer-empty": (lambda: GradCAMLogger(""), "`layer` is '', which `Model` does not have. Its layers begin"),
     "forward-near": (lambda: GradCAMLogger(forward="nets"), "`forward` is 'nets', .*Did you mean 'net'"),
     "forward-several": (lambda: GradCAMLogger(forward="*"), r"`forward` is '\*', which stands for 10 layers.*Name one"),
@@ -207,11 +218,11 @@ def test_what_does_not_fit_the_model_fails_before_the_first_step(fit, tiny, make
 UNREADABLE = {
     "nothing": (lambda logits: None, "a NoneType"),
     "text": (lambda logits: "cat", "a str"),
-    "classes": (lambda logits: logits.argmax(1), r"a tensor of shape \(8,\)"),
+    "classes": (lambda logits: logits.argmax(1), r"a tensor of shape \(2,\)"),
     "pixels": (lambda logits: logits[..., None, None].expand(-1, -1, 6, 6), r"a tensor of shape \(8, 5, 6, 6\)"),
     "sequence": (lambda logits: logits[:, None].expand(-1, 3, -1), r"a tensor of shape \(8, 3, 5\)"),
     "loss": (lambda logits: logits.mean(), r"a tensor of shape \(\)"),
-    "no-classes": (lambda logits: logits[:, :0], r"a tensor of shape \(8, 0\)"),
+    "no-classes": (lambda logits: logits[:, :0], r"a tensor of shape \(2, 0\)"),
     "detections": (lambda logits: {"scores": logits, "boxes": logits}, r"a dict with the keys \['boxes', 'scores'\]"),
     "features-only": (lambda logits: HFOutput(last_hidden_state=logits), r"a HFOutput with the keys \['last_hidden"),
     "empty-object": (lambda logits: Answer(None), "a Answer"),
@@ -346,7 +357,7 @@ def works(
     assert [item["predicted"] for item in items] == [called[index] for index in probabilities.argmax(1)]
     assert [item["p_predicted"] for item in items] == pytest.approx(probabilities.amax(1).tolist(), abs=1e-3)
     if labels is None:
-        assert facts(drawn)["columns"] == ["input", "predicted"]
+        assert facts(drawn)["columns"][:3] == ["input", "predicted", "2nd best"]
         assert {item["true"] for item in items} == {None}
     else:
         assert [item["true"] for item in items] == [called[label] for label in labels]

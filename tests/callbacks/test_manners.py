@@ -110,7 +110,10 @@ def test_unknown_layers_fail_before_the_first_step(fit, counted, make, message, 
             lambda: GradCAMLogger(probes=(torch.zeros(2, 3, 12, 16), [0, 7])),
             "`probes` has label 7; the model has classes 0 to 4",
         ),
-        (lambda: GradCAMLogger(forward=lambda model, images: str(model(images))), "returned a str.*Give `output=`"),
+        (
+            lambda: GradCAMLogger(forward=lambda model, images: str(model(images)), num_mistakes=0),
+            "returned a str.*Give `output=`",
+        ),
     ],
 )
 def test_what_does_not_fit_fails_in_the_dry_run_whatever_on_error_says(fit, counted, make, message):
@@ -260,7 +263,10 @@ def test_three_callbacks_share_one_forward_of_the_probes(fit, tiny):
 
 
 def test_probes_of_their_own_need_a_forward_of_their_own(fit):
-    watchers = [ActivationLogger("net.conv1", probes=torch.randn(3, 3, 12, 16)), GradCAMLogger(num_probes=2)]
+    watchers = [
+        ActivationLogger("net.conv1", probes=torch.randn(3, 3, 12, 16)),
+        GradCAMLogger(num_probes=2, num_mistakes=0),
+    ]
     trainer = fit(watchers)
     assert Events(trainer.logger.log_dir).tags == {"activations/net.conv1", "gradcam/probes"}
 
@@ -281,7 +287,7 @@ def test_a_sink_of_ones_own(fit, monkeypatch, tmp_path):
     monkeypatch.setattr(sinks.table, "SINKS", dict(sinks.table.SINKS))
     seen = []
     sinks.register("CSVLogger")(lambda logger, files: seen.append((files.drawing.step, sorted(files.images))))
-    fit([GradCAMLogger(on_error="raise")], logger=CSVLogger(tmp_path))
+    fit([GradCAMLogger(num_mistakes=0, on_error="raise")], logger=CSVLogger(tmp_path))
     assert seen == [(6, ["gradcam/probes"]), (12, ["gradcam/probes"])]
 
 
@@ -393,7 +399,8 @@ def test_probes_of_double_precision_fit_a_net_of_single_precision(fit):
 
 @pytest.mark.parametrize("forward", ["net", lambda module, images: {"logits": module.net(images)}], ids=["name", "own"])
 def test_forward_can_be_given(fit, forward):
-    trainer = fit(three(forward=forward))
+    watchers = [*three(forward=forward)[:2], GradCAMLogger(forward=forward, num_mistakes=0, on_error="raise")]
+    trainer = fit(watchers)
     assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [6, 12]
 
 
@@ -511,10 +518,10 @@ def test_hooks_that_look_for_the_forward_do_not_pile_up(fit, tiny):
 
     module = Module()
     with pytest.raises(ValueError, match="has no `forward` of its own"):
-        fit([GradCAMLogger(num_probes=2)], module=module)
+        fit([GradCAMLogger(num_probes=2, num_mistakes=0)], module=module)
     assert module.most == 1
     module = Module()
-    fit([GradCAMLogger(num_probes=2, forward="net")], module=module)
+    fit([GradCAMLogger(num_probes=2, forward="net", num_mistakes=0)], module=module)
     assert module.most == 0
 
 
@@ -530,7 +537,7 @@ def test_integers_that_are_no_classes_are_not_taken_for_labels(fit, value):
         warnings.simplefilter("always")
         trainer = fit([GradCAMLogger(on_error="raise")], module=Module(fit_net()), val=val)
     (first, _) = Events(trainer.logger.log_dir).images("gradcam/probes")
-    assert facts(first)["columns"] == ["input", "predicted"]
+    assert facts(first)["columns"] == ["input", "predicted", "2nd best", "difference"]
     assert any("is no class of the model" in str(one.message) for one in told) == (value == 7)
 
 
@@ -581,7 +588,7 @@ def test_a_diverged_net_is_called_that(fit):
         trainer = fit(three(), module=Diverges(fit_net()), max_epochs=1)
     assert sum("lightning_convviz" in str(one.message) for one in told) == 1
     (drawn,) = Events(trainer.logger.log_dir).images("gradcam/probes")
-    assert {(item["right"], item["p_predicted"], item["peaks"][0]) for item in facts(drawn)["items"]} == {(None,) * 3}
+    assert {(item["right"], item["p_predicted"], item["margin"]) for item in facts(drawn)["items"]} == {(None,) * 3}
 
 
 def test_a_slow_writer_is_waited_for_once(fit, monkeypatch):
@@ -671,8 +678,9 @@ def test_the_maps_are_those_of_the_averaged_weights_wherever_the_averaging_stand
 def test_the_forward_is_in_the_precision_of_the_run(fit):
     seen = []
     watcher = GradCAMLogger(
-        on_error="raise", forward=lambda model, images: seen.append(model.net(images).dtype) or model(images)
-    )
+        on_error="raise", num_mistakes=0,
+        forward=lambda model, images: seen.append(model.net(images).dtype) or model(images),
+    )  # fmt: skip
     fit([watcher], precision="bf16-mixed", max_epochs=1)
     assert set(seen) == {torch.bfloat16}
 

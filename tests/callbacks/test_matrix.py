@@ -25,6 +25,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:You passed `Trainer.*precision='16-mixed'"),
     pytest.mark.filterwarnings("ignore:The `batch_idx` argument"),
     pytest.mark.filterwarnings("ignore:Swapping scheduler"),
+    # Whole modules that are compiled, steps that call the forward twice: told once, and tested in test_lens.
+    pytest.mark.filterwarnings("ignore:.*can't read the logits"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
     pytest.mark.filterwarnings("ignore::FutureWarning:torch"),
 ]
@@ -160,7 +162,7 @@ def _distance(setting: Any, tiny: Any, trainer: L.Trainer, seen: Seen) -> float:
         kept.append(output.detach().requires_grad_())
         return kept[-1].clone()
 
-    dict(plain.named_modules())[seen._layer].register_forward_hook(keep)
+    dict(plain.named_modules())[seen.lens.layer].register_forward_hook(keep)
     with trainer.precision_plugin.forward_context(), torch.enable_grad():
         logits = net(probes.images.clone())
     score = logits if logits.dtype == torch.float64 else logits.float()

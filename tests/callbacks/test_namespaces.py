@@ -126,7 +126,7 @@ def test_a_command_line_of_either_namespace_makes_the_callbacks_from_yaml(name, 
     by_name = {getattr(each, "name", None): each for each in made.trainer.callbacks}
     assert by_name["activations"].layers == ["net.conv1", nn.ReLU]
     assert by_name["patterns"].layers is nn.Conv2d
-    assert by_name["gradcam"].method is cams.hirescam
+    assert by_name["gradcam"].lens.method is cams.hirescam
     events = Events(made.trainer.logger.log_dir)
     assert {"activations/net.relu2", "patterns/net.conv2", "gradcam/probes", "early/probes"} <= events.tags
     assert [path.stem for path in Path(tmp_path, "files", "early", "probes").iterdir()] == ["step_00000002"]

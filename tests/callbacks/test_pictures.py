@@ -8,12 +8,17 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_convviz import ActivationLogger, FilterPatternLogger, GradCAMLogger, Probes, cams, layers
+from lightning_convviz.callbacks import lens
 from lightning_convviz.isolation import isolated
+from lightning_convviz.render import heat
 from lightning_convviz.render.color import LEVELS, colormap
 
 TAGS = {
     "activations/net.conv1", "activations/net.conv2", "filters/net.conv1", "filters/net.conv2", "gradcam/probes",
+    "gradcam/mistakes", "gradcam/confusions", "gradcam/followed",
 }  # fmt: skip
+KINDS = {tag: tag.split("/")[1] for tag in TAGS if tag.startswith("gradcam/")} | {"gradcam/probes": "gradcam"}
+CHOSEN = TAGS - {"gradcam/mistakes", "gradcam/confusions", "gradcam/followed"}
 
 
 def test_every_validation_leaves_one_picture_of_each_tag(fit):
@@ -52,8 +57,9 @@ def test_a_picture_carries_what_it_shows(fit):
             assert carried.keys() >= {
                 "kind", "layer", "epoch", "step", "scale", "colormap", "tiles", "rows", "columns", "items",
             }  # fmt: skip
-            assert (carried["kind"], carried["step"], carried["epoch"]) == (tag.split("/")[0], step, epoch)
-            assert carried["layer"] == ("net.relu2" if tag == "gradcam/probes" else tag.split("/")[1])
+            kind = KINDS.get(tag, tag.split("/")[0])
+            assert (carried["kind"], carried["step"], carried["epoch"]) == (kind, step, epoch)
+            assert carried["layer"] == ("net.relu2" if tag in KINDS else tag.split("/")[1])
             last = tile(image, carried["tiles"], len(carried["rows"]) * len(carried["columns"]) - 1)
             assert last.width == carried["tiles"]["w"]
             assert last.height == carried["tiles"]["h"]
@@ -115,44 +121,38 @@ def test_gradcam_tells_what_the_network_says_of_each_probe(fit):
     carried = facts(Events(trainer.logger.log_dir).images("gradcam/probes")[-1])
     module = trainer.lightning_module.eval()
     probabilities = module(probes.images).softmax(1).detach()
-    with isolated(module):
-        explanations = [cams.Explanation("net.relu2", target) for target in ("predicted", probes.labels)]
-        maps = cams.look(module, probes.images, explanations=explanations).maps
-    assert carried["columns"] == ["input", "predicted", "true"]
+    assert carried["columns"] == ["input", "predicted", "true / 2nd", "difference", "finer"]
     for row, item in enumerate(carried["items"]):
-        assert item["predicted"] == "abcde"[int(probabilities[row].argmax())]
-        assert item["true"] == "abcde"[int(probes.labels[row])]
+        best, second = probabilities[row].argsort(descending=True)[:2].tolist()
+        true = int(probes.labels[row])
+        instead = second if best == true else true
+        assert (item["predicted"], item["true"], item["instead"]) == ("abcde"[best], "abcde"[true], "abcde"[instead])
         assert item["right"] == (item["predicted"] == item["true"])
-        assert item["p_true"] == pytest.approx(float(probabilities[row, probes.labels[row]]), abs=1e-3)
-        peaks = [max(0.0, float(each[row].max())) for each in maps]
-        assert item["peaks"] == pytest.approx(peaks, rel=6e-3)  # three digits
+        for key, index in {"p_predicted": best, "p_true": true, "p_instead": instead}.items():
+            assert item[key] == pytest.approx(float(probabilities[row, index]), abs=1e-3)
+        margin = float(probabilities[row, best].log() - probabilities[row, instead].log())
+        assert item["margin"] == pytest.approx(margin, rel=6e-3)  # three digits
 
 
-def test_where_labels_are_not_known_the_true_class_is_left_out(fit):
+def test_where_labels_are_not_known_the_second_best_class_stands_beside(fit):
     trainer = fit([GradCAMLogger(probes=torch.randn(2, 3, 12, 16), on_error="raise")])
     carried = facts(Events(trainer.logger.log_dir).images("gradcam/probes")[-1])
-    assert carried["columns"] == ["input", "predicted"]
+    assert carried["columns"] == ["input", "predicted", "2nd best", "difference", "finer"]
     assert carried["items"][0]["true"] is None
 
 
 def test_the_same_filters_and_probes_are_drawn_all_through_a_run(fit):
     events = Events(fit(three(), max_epochs=3).logger.log_dir)
-    for tag in TAGS:
+    for tag in CHOSEN:
         chosen = {str((facts(image)["rows"], facts(image)["columns"])) for image in events.images(tag)}
         assert len(chosen) == 1
-
-
-def test_a_scale_stays_until_the_values_leave_it_by_a_factor_of_two():
-    logger = ActivationLogger()
-    scales = [logger._scale("conv", high) for high in (1.0, 1.9, 0.6, 2.5, 2.0, 1.0, 0.0)]
-    assert scales == [1.0, 1.0, 1.0, 2.5, 2.5, 1.0, 1.0]
 
 
 def test_the_initial_network_is_drawn_in_the_sanity_check_and_kept_but_not_logged(fit):
     watchers = three()
     events = Events(fit(watchers).logger.log_dir)
     assert all(0 not in events.steps(tag) for tag in TAGS)
-    assert {tag for watcher in watchers for tag in watcher.initial_pictures} == TAGS
+    assert {tag for watcher in watchers for tag in watcher.initial_pictures} == TAGS - {"gradcam/followed"}
     assert "initial network" in str(watchers[0].initial_pictures["activations/net.conv1"].labels)
 
 
@@ -190,3 +190,26 @@ def test_an_activation_grid_of_large_maps_keeps_its_budget(fit):
     carried = facts(events.images("activations/net.0")[0])
     assert len(carried["columns"]) == 16
     assert events.sizes()["activations/net.0"] < 150_000
+
+
+def test_the_maps_in_a_heatmap_are_those_of_the_network_at_that_moment(fit, monkeypatch):
+    """The maps behind the last page against a plain run: two classes, their difference, HiResCAM at a finer layer."""
+    seen = []
+    original = heat.heat_rows
+
+    def spy(photos, columns, *arguments, **options):
+        seen.append(columns)
+        return original(photos, columns, *arguments, **options)
+
+    monkeypatch.setattr(lens, "heat_rows", spy)
+    dataset = data(6, seed=3)
+    trainer = fit([GradCAMLogger(probes=Probes(*dataset.tensors), num_mistakes=0, on_error="raise")])
+    module, images = trainer.lightning_module.eval(), dataset.tensors[0]
+    best = module(images).argsort(dim=1, descending=True).detach()
+    other = torch.where(best[:, 0] == dataset.tensors[1], best[:, 1], dataset.tensors[1])
+    with isolated(module):
+        wanted = [("net.relu2", best[:, 0], "gradcam"), ("net.relu2", other, "gradcam")]
+        wanted.append(("net.relu1", best[:, 0], "hirescam"))
+        first, second, finer = cams.look(module, images, explanations=[cams.Explanation(*each) for each in wanted]).maps
+    for column, expected in zip(seen[-1], [first, second, first - second, finer], strict=True):
+        torch.testing.assert_close(column.maps, expected, atol=1e-6, rtol=1e-4)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from fits import Events
+from fits import Events, facts
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
 from lightning_convviz import GradCAMLogger, _lightning
@@ -68,6 +68,11 @@ def test_training_ends_as_without_the_callbacks_and_the_pictures_are_there(case,
     assert {tag.split("/")[0] for tag in events.tags} == {"activations", "filters", "gradcam", "given"}
     assert {tuple(events.steps(tag)) for tag in events.tags} == {(3, 6, 9)}
     if case != "sharded":
+        carried = [facts(image) for image in events.images("gradcam/mistakes")]
+        assert [page["validated"] for page in carried] == [20, 20, 20]
+        for page in carried:  # of both ranks, which have every other image
+            assert {row % 2 for row in page["rows"]} == {0, 1}
+            assert len(set(page["rows"])) == len(page["rows"]) == 8
         rows = compared(tmp_path)
         assert [row["ranks"] for row in rows] == [1, 2, 2, 2]  # the dry run is rank 0's own
         for row in rows:  # law 4: in float32 by objective and by correlation

@@ -75,7 +75,7 @@ def test_changed_arguments_win_over_what_was_saved(fit, tiny, saved, tmp_path):
     watchers = [
         ActivationLogger("net.relu2", on_error="raise"),
         FilterPatternLogger("net.conv2", num_filters=2, steps=1, on_error="raise"),
-        GradCAMLogger("net.conv1", on_error="raise"),
+        GradCAMLogger("net.conv1", num_mistakes=0, on_error="raise"),
     ]
     trainer = again(fit, tmp_path, saved, watchers)
     trainer.fit(Watched(tiny()), DataLoader(data(), batch_size=8), shuffled(1), ckpt_path=path)
@@ -167,9 +167,8 @@ def test_a_checkpoint_can_be_looked_at(fit, tiny, saved, tmp_path, stage):
     items = facts(picture)["items"]
     was = facts(Events(before.logger.log_dir).images("gradcam/probes")[-1])["items"]
     assert [item["p_predicted"] for item in items] == [item["p_predicted"] for item in was]
-    assert events.epochs(f"{stage}/gradcam") == [
-        {"v": 1, "epoch": facts(picture)["epoch"], "step": 12, "tags": [f"{stage}/gradcam/probes"]}
-    ]
+    pages = [f"{stage}/gradcam/{page}" for page in ("probes", "mistakes", "confusions", "followed")]
+    assert events.epochs(f"{stage}/gradcam") == [{"v": 1, "epoch": facts(picture)["epoch"], "step": 12, "tags": pages}]
 
 
 def test_steps_of_a_reused_logger_never_fall(fit, tiny, tmp_path):
@@ -196,15 +195,16 @@ def test_looking_at_a_checkpoint_changes_no_metric(fit, tiny, saved, tmp_path):
 
 
 def test_two_of_a_kind_with_names_stand_side_by_side(fit, tmp_path):
-    watchers = [GradCAMLogger(on_error="raise"), GradCAMLogger("net.conv1", name="early", on_error="raise")]
+    one = {"num_mistakes": 0, "on_error": "raise"}
+    watchers = [GradCAMLogger(**one), GradCAMLogger("net.conv1", name="early", **one)]
     trainer = fit(watchers)
     events = Events(trainer.logger.log_dir)
     assert events.tags == {"gradcam/probes", "early/probes"}
     assert events.epochs("early")[0]["tags"] == ["early/probes"]
     trainer.save_checkpoint(tmp_path / "both.ckpt")
     states = torch.load(tmp_path / "both.ckpt", weights_only=True)["callbacks"]
-    assert states[watchers[1].state_key]["kept"]["layer"] == "net.conv1"
-    assert states[watchers[0].state_key]["kept"]["layer"] != "net.conv1"
+    assert states[watchers[1].state_key]["kept"]["lens"]["layer"] == "net.conv1"
+    assert states[watchers[0].state_key]["kept"]["lens"]["layer"] != "net.conv1"
 
 
 def test_a_checkpoint_from_before_the_first_drawing_keeps_no_probes(fit, tmp_path):

@@ -13,7 +13,7 @@ class Sees(GradCAMLogger):
     """Keeps the probes of its drawings."""
 
     def __init__(self, **arguments):
-        super().__init__(on_error="raise", num_probes=3, name="seen", **arguments)
+        super().__init__(on_error="raise", num_probes=3, num_mistakes=0, name="seen", **arguments)
         self.seen = []
 
     def draw(self, view, parts):

@@ -1,0 +1,65 @@
+"""Which classes are taken for which: a table with an example of each, over one validation."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from lightning_convviz.mistakes import Examples
+from lightning_convviz.pixels import estimated
+from lightning_convviz.probes import Probes
+from lightning_convviz.render import Picture, Sheet, rgb
+from lightning_convviz.render.heat import fitted
+from lightning_convviz.render.sheet import GAP, MARGIN
+
+ROWS = 8
+SIDE = 48  # about how large an example is drawn, in pixels
+
+LEGEND = """**Confusions**: which class is taken for which in this validation, the most frequent first, with the share
+of the true class's pictures that it happens to. On the left the most confident example."""
+
+
+def confusions(
+    table: Int[Tensor, "k k"], probes: Probes, examples: Examples, caption: str, about: Mapping[str, Any]
+) -> Picture:
+    """The most frequent confusions, a line each.
+
+    Args:
+        table: how many pictures of the true class (row) were taken for another (column).
+        probes: know the names of the classes.
+        examples: a picture of each kind, as far as they are kept.
+        caption: which network this is.
+        about: facts that travel with the file.
+    """
+    counts = table.clone().fill_diagonal_(0)
+    worst = counts.flatten().sort(descending=True, stable=True).indices[:ROWS].tolist()
+    pairs = [divmod(place, len(table)) for place in worst if counts.flatten()[place] > 0]
+    sheet = Sheet(0)
+    sheet.write("Which classes are taken for which", bold=True)
+    wrong, seen = int(counts.sum()), int(table.sum())
+    sheet.write(f"{caption} · {wrong} wrong of {seen}, in {int((counts > 0).sum())} kinds")
+    grid = sheet.tiles(_tiles(pairs, probes, examples), columns=1, gap=GAP + 2)
+    items = []
+    for line, (true, said) in enumerate(pairs):
+        x, y = grid.corner(line)
+        count, of = int(counts[true, said]), int(table[true].sum())
+        room = sheet.width - (x + grid.size[0] + 8) - MARGIN
+        top = y + max(0, grid.size[1] // 2 - sheet.line)
+        sheet.label(f"{probes.name(true)} taken for {probes.name(said)}", x + grid.size[0] + 8, top, width=room)
+        sheet.label(f"{count} of {of} ({count / of:.0%})", x + grid.size[0] + 8, top + sheet.line, width=room)
+        items.append({"true": probes.name(true), "predicted": probes.name(said), "count": count, "of": of})
+    facts_ = {**about, "scale": None, "rows": list(range(len(pairs))), "columns": ["example"], "items": items}
+    return sheet.picture(main=grid, colormap=None, legend=LEGEND, about=facts_)
+
+
+def _tiles(pairs: list[tuple[int, int]], probes: Probes, examples: Examples) -> Tensor:
+    """A picture for each pair of classes; white where there is none."""
+    known = [examples[pair][1] for pair in pairs if pair in examples]
+    if not known:
+        return torch.full((max(1, len(pairs)), SIDE, SIDE, 3), 255, dtype=torch.uint8)
+    shown = iter(rgb(fitted((probes.space or estimated(torch.stack(known))).display(torch.stack(known)), SIDE)))
+    tiles = [next(shown) if pair in examples else None for pair in pairs]
+    blank = torch.full_like(next(tile for tile in tiles if tile is not None), 255)
+    return torch.stack([blank if tile is None else tile for tile in tiles])

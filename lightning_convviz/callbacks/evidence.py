@@ -1,0 +1,139 @@
+"""What was seen of a few pictures, and what their captions say of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_convviz import cams
+from lightning_convviz.mistakes import Found
+from lightning_convviz.probes import Probes
+from lightning_convviz.render.heat import Row
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Pictures, the logits for them and their maps, in the order of the explanations that were asked for.
+
+    Attributes:
+        probes: the pictures with their labels, names and ids.
+        look: logits and maps.
+        confidence: of mistakes, how sure the net was of the wrong class, in the validation's own forward.
+    """
+
+    probes: Probes
+    look: cams.Look
+    confidence: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.probes)
+
+    def cpu(self) -> "Evidence":
+        """The same in main memory, to be sent to another rank."""
+        look = cams.Look(
+            None if self.look.logits is None else self.look.logits.cpu(),
+            {},
+            [each.cpu() for each in self.look.maps],
+            [each.cpu() for each in self.look.uniform],
+        )
+        confidence = None if self.confidence is None else self.confidence.cpu()
+        return Evidence(self.probes.cpu(), look, confidence)
+
+    def take(self, rows: Sequence[int]) -> "Evidence":
+        """Some of the pictures, in this order."""
+        index = torch.as_tensor(list(rows), dtype=torch.long)
+        look = replace(
+            self.look,
+            logits=None if self.look.logits is None else self.look.logits[index],
+            maps=[each[index] for each in self.look.maps],
+        )
+        return Evidence(self.probes.take(rows), look, None if self.confidence is None else self.confidence[index])
+
+
+def merged(parts: Sequence[Evidence | None], count: int) -> Evidence | None:
+    """The most confident mistakes of all ranks, worst first, in main memory."""
+    found = [part for part in parts if part is not None]
+    if not found:
+        return None
+    confidence = torch.cat([part.confidence for part in found if part.confidence is not None])
+    looks = [part.look for part in found]
+    joined = Evidence(
+        _joined([part.probes for part in found]),
+        cams.Look(
+            torch.cat([look.logits for look in looks if look.logits is not None]),
+            {},
+            [torch.cat(maps) for maps in zip(*(look.maps for look in looks), strict=True)],
+            looks[0].uniform,
+        ),
+        confidence,
+    )
+    return joined.take(confidence.sort(descending=True, stable=True).indices[:count].tolist())
+
+
+def _joined(parts: Sequence[Probes]) -> Probes:
+    labels = [torch.as_tensor(part.labels) for part in parts if part.labels is not None]
+    return replace(
+        parts[0],
+        masks=None,  # mistakes have none
+        images=torch.cat([part.images for part in parts]),
+        labels=torch.cat(labels) if len(labels) == len(parts) else None,
+        ids=[name for part in parts for name in part.ids or ()],
+        others={key: torch.cat([part.others[key] for part in parts]) for key in parts[0].others},
+    )
+
+
+def joined(parts: Sequence[Probes]) -> Probes:
+    """Pictures of one shape, one after the other."""
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def of_mistakes(found: Found, like: Probes, ids: Sequence[int]) -> Probes:
+    """Mistakes as probes, with class names and display as others of the same data."""
+    names = like.class_names
+    if names is not None and int(found.labels.max()) >= len(names):
+        names = None
+    return Probes(found.images, found.labels, names, ids=tuple(ids), others=found.others, space=like.space)
+
+
+def facts(probes: Probes, logits: Tensor) -> list[dict[str, Any]]:
+    """What the net says of each picture: classes by name, probabilities, margin in logits.
+
+    `instead` is the true class where the net errs, and the second best where it is right or nobody knows. Of a net that
+    has diverged, what is not a number is None.
+    """
+    logits = logits.detach().cpu().double()
+    shares, best = logits.softmax(1), logits.argsort(dim=1, descending=True, stable=True)
+    said, second = best[:, 0], best[:, min(1, logits.shape[1] - 1)]
+    labels = None if probes.labels is None else torch.as_tensor(probes.labels).to(said)
+    instead = second if labels is None else torch.where(said == labels, second, labels)
+    items = []
+    for row, fine in enumerate(logits.isfinite().all(1).tolist()):
+        true = None if labels is None else int(labels[row])
+        item: dict[str, Any] = {"id": (probes.ids or ())[row], "true": None if true is None else probes.name(true)}
+        for key, index in (("predicted", int(said[row])), ("instead", int(instead[row]))):
+            item[key] = probes.name(index) if fine else None
+            item[f"p_{key}"] = round(float(shares[row, index]), 4) if fine else None
+        item["p_true"] = None if true is None or not fine else round(float(shares[row, true]), 4)
+        item["margin"] = float(f"{logits[row, said[row]] - logits[row, instead[row]]:.3g}") if fine else None
+        item["right"] = int(said[row]) == true if fine and true is not None else None
+        items.append(item)
+    return items
+
+
+def called(name: int | str) -> str:
+    """A picture's name in a caption: a place in the data with a mark."""
+    return f"#{name}" if isinstance(name, int) else name
+
+
+def row(item: dict[str, Any]) -> Row:
+    """The line above a picture's maps."""
+    if item["predicted"] is None:
+        return Row(f"{called(item['id'])}: not a number", None, item)
+    rest = {True: "then", False: "is", None: "or"}[item["right"]]
+    text = (
+        f"{called(item['id'])}: {item['predicted']} {item['p_predicted']:.0%}, {rest} {item['instead']} "
+        f"{item['p_instead']:.0%}, margin {item['margin']:.2g}"
+    )
+    return Row(text, item["right"], item)

@@ -1,0 +1,111 @@
+"""The hooks that a session has in the user's own validation: observers, where the images go in, what comes out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_convviz import _lightning, batches, layers
+from lightning_convviz.callbacks.answers import Answers, hear
+
+if TYPE_CHECKING:
+    from lightning_convviz.callbacks.base import Watcher
+
+
+class Hooks:
+    """Hooks from the start of a validation to its end.
+
+    Attributes:
+        receiver: the outermost part that received the images, for modules without a forward of their own.
+    """
+
+    def __init__(self) -> None:
+        self.receiver: str | None = None
+        self._images: Tensor | None = None
+        self._handles: list[RemovableHandle] = []
+        self._answers: dict[Watcher, Answers] = {}
+
+    def open(self, module: nn.Module, watchers: Sequence["Watcher"]) -> None:
+        """At the start of a validation: let observers see the user's own forward."""
+        self.close()
+        parts = _visible(module)
+        self._answers = {watcher: Answers() for watcher in watchers if watcher.hears}
+        unguided = any(watcher.forward_ is None for watcher in watchers)
+        if unguided and self.receiver is None and not _lightning.has_forward(module):
+            for name, part in parts.items():
+                self._handles.append(part.register_forward_pre_hook(partial(self._note, name), with_kwargs=True))
+        for watcher, answers in self._answers.items():
+            speaker = self._speaker(watcher, module, parts)
+            self._handles += [] if speaker is None else answers.listen(speaker)
+        for watcher in watchers:
+            for name, reduce in watcher.observers().items():
+                if name in parts:
+                    hook = partial(_observe, watcher, name, reduce)
+                    self._handles.append(parts[name].register_forward_hook(hook))
+
+    def close(self) -> None:
+        """At the end of a validation, or of the run: no hook stays behind."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._answers, self._images = [], {}, None
+
+    def _speaker(self, watcher: "Watcher", module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module | None:
+        """The part whose output the user's own validation takes for logits, if its hooks fire."""
+        if isinstance(watcher.forward_, str):
+            return parts.get(layers.clean(watcher.forward_))
+        if callable(watcher.forward_):
+            return None
+        if _lightning.has_forward(module):
+            return None if _lightning.is_compiled(module) else module
+        return None if self.receiver is None else parts.get(self.receiver)
+
+    def before(self, trainer: Any, batch: Any) -> None:
+        """Before a batch is validated: know its images, to see where they go in."""
+        for answers in self._answers.values():
+            answers.clear()
+        if self.receiver is None and self._handles:
+            with suppress(ValueError):
+                self._images = batches.read(_lightning.of_loader(trainer, batch, 0))[0]
+
+    def _note(self, name: str, part: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+        if self.receiver is None and any(given is self._images for given in [*args[:1], *kwargs.values()]):
+            self.receiver = name
+            for watcher, answers in self._answers.items():
+                if watcher.forward_ is None:
+                    self._handles.append(part.register_forward_hook(answers.take))
+
+    def after(self, trainer: Any, batch: Any, loader: int, returned: Any) -> None:
+        """After a batch was validated: let those hear that want to know what was said of it."""
+        self._images = None
+        for watcher, answers in self._answers.items():
+            here = loader == watcher.dataloader_idx or not _lightning.in_turn(trainer)
+            if watcher.hears and watcher.turn.due and here:
+                hear(watcher, answers, trainer, batch, returned)
+            answers.clear()
+
+
+def _visible(module: nn.Module) -> dict[str, nn.Module]:
+    """Sub-modules whose hooks fire: a hook inside a compiled region would be compiled in, or never run."""
+    roots = ("",) if _lightning.is_compiled(module) else tuple(f"{root}." for root in layers.compiled(module))
+    inside = {
+        name: part
+        for name, part in layers.named(module).items()
+        if not f"{name}.".startswith(roots) and not isinstance(part, torch.jit.ScriptModule)
+    }
+    return inside | layers.wrappers(module)
+
+
+def _observe(
+    watcher: "Watcher", name: str, reduce: Callable[[Tensor], Tensor], part: nn.Module, args: Any, output: Any
+) -> None:
+    """A hook in the user's own forward: whatever goes wrong here is ours."""
+    try:
+        if isinstance(output, Tensor):
+            with torch.no_grad():
+                watcher.observe(name, reduce(output.detach()))
+    except Exception as error:
+        watcher.failed(error)

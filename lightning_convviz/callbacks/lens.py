@@ -1,0 +1,241 @@
+"""What GradCAMLogger explains of a picture, and the pages that show it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_convviz import cams, layers, targets
+from lightning_convviz.callbacks.confusions import confusions
+from lightning_convviz.callbacks.evidence import Evidence, called, facts, row
+from lightning_convviz.callbacks.followed import Followed
+from lightning_convviz.callbacks.scales import hold
+from lightning_convviz.callbacks.scene import Scene, View
+from lightning_convviz.mistakes import Examples
+from lightning_convviz.probes import Probes
+from lightning_convviz.render import Picture
+from lightning_convviz.render.heat import Column, Row, Scale, heat_rows, words
+
+SMALL = 128  # pixels: pictures up to this size are explained at a second, finer resolution too
+
+HOW = """Over the gray picture the evidence shows where the map is not 0: the hotter, the more; without evidence the
+picture is untouched. One scale holds for all rows and stays from drawing to drawing until values leave it by a factor
+of two: its end stands beside the bar, in logits where the map's sum is one. In the difference red speaks for the predicted
+class and blue for the other one; it is the difference of the two maps, exact for methods that are linear in the score
+(Grad-CAM, HiResCAM, XGrad-CAM). The line above a row: what the network says and how sure it is; `is` the true class or,
+where it is right, `then` the second best; the margin between their logits. Green with ✓: right; vermilion with ✗:
+wrong."""
+
+PROBES = f"""**Class activation heatmaps**: for each probe the evidence for the class that is predicted, for the other
+one in question (the true class in a mistake, else the second best), and the difference of both. {HOW}"""
+
+MISTAKES = f"""**Mistakes**: the most confident errors of this validation, worst first. {HOW}"""
+
+
+class Lens:
+    """Which layer, target and method; the layers are chosen in the first drawing."""
+
+    def __init__(
+        self,
+        layer: str | list[str],
+        method: str | Callable[..., Any],
+        target: Any,
+        finer: str | None,
+        signed: bool,
+    ) -> None:
+        self._layer, self._finer = layer, finer
+        self.method, self.target, self.signed = method, target, signed
+        self.fuses = isinstance(method, str) and method in cams.FUSIONS
+        self.begin()
+
+    def begin(self) -> None:
+        """A new run: nothing is chosen yet."""
+        self.layer: str | tuple[str, ...] = ()
+        self.finer: str | None = None
+        self._sure = False
+        self._note = ""
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether mistakes can be told: a target of one's own may be no class."""
+        return isinstance(self.target, str | int)
+
+    @property
+    def called(self) -> str:
+        """The method's name."""
+        return self.method if isinstance(self.method, str) else getattr(self.method, "__name__", "cam")
+
+    def check(self, model: nn.Module) -> None:
+        """Before anything runs: complain about layers that the model does not have."""
+        if self._layer != "auto":
+            layers.find(model, self._layer, argument="layer")
+        if self._finer not in ("auto", None):
+            layers.find_one(model, self._finer, argument="finer")
+
+    def resolve(
+        self, model: nn.Module, scene: Scene, output: Callable[..., Any] | None, reshape: Callable[..., Any] | None
+    ) -> str:
+        """Choose the layers, once; what there is to say of the choice, once."""
+        names = {self.layer} if isinstance(self.layer, str) else {*self.layer}
+        if self._sure and names <= scene.runs.keys():
+            return ""
+        images = scene.probes.images
+        named = [] if self._layer == "auto" else layers.find(model, self._layer, argument="layer")
+        note = ""
+        self._sure = True
+        small = self._finer == "auto" and max(images.shape[2:]) <= SMALL
+        self.finer = None if self._finer in ("auto", None) else layers.find_one(model, self._finer, argument="finer")
+        if not named or (small and reshape is None):
+            choice = cams.choose(
+                model, images, forward=scene.forward, output=output, others=scene.others, runs=scene.runs
+            )
+            named, note, self._sure = named or [choice.layer], "" if named else choice.note, choice.sure
+            if self.fuses and self._layer == "auto" and choice.finer:
+                named = [choice.finer, choice.layer]
+            self.finer = choice.finer if small and choice.finer not in named else self.finer
+        if self._layer != "auto":
+            layers.require_ran(scene.runs, named, argument="layer")
+        if not self.fuses and len(named) > 1:
+            layers.find_one(model, str(self._layer), argument="layer")
+        self.layer = tuple(named) if self.fuses else named[0]
+        told, self._note = self._note, note
+        return note if note != told else ""
+
+    def explanations(self, probes: Probes, *, pair: bool = False) -> list[cams.Explanation]:
+        """What to ask of the forward of some pictures; with `pair` always for two classes."""
+        labels = None if probes.labels is None else torch.as_tensor(probes.labels, device=probes.images.device)
+        if pair or self.target == "auto":
+            other: Any = "second" if labels is None else targets.other(labels)
+            wanted = [cams.Explanation(self.layer, each, self.method) for each in ("predicted", other)]
+        else:
+            target = labels if self.target == "label" and labels is not None else self.target
+            if isinstance(target, str) and target == "label":
+                raise ValueError('`target` is "label", and the probes have no labels. Give `probes=` with labels.')
+            wanted = [cams.Explanation(self.layer, target, self.method)]
+        if self.finer is not None:
+            wanted.append(cams.Explanation(self.finer, wanted[0].target, "hirescam"))
+        return wanted
+
+    def kept(self) -> dict[str, Any]:
+        """What a resumed run goes on with."""
+        layer = self.layer if isinstance(self.layer, str) else list(self.layer)
+        chosen = [repr(self._layer), repr(self._finer), self.called]
+        return {"chosen": chosen, "layer": layer, "finer": self.finer, "sure": self._sure}
+
+    def keep(self, state: Mapping[str, Any]) -> bool:
+        """Go on with what an earlier run chose; whether it was asked for the same."""
+        if list(state["chosen"]) != self.kept()["chosen"]:
+            return False
+        self.layer = state["layer"] if isinstance(state["layer"], str) else tuple(state["layer"])
+        self.finer, self._sure = state["finer"], bool(state["sure"])
+        return True
+
+
+class Page:
+    """One drawing's pages: their scales, and what stands on them."""
+
+    def __init__(self, lens: Lens, view: View, scales: dict[str, float], seen: Sequence[Evidence]) -> None:
+        self.lens, self.view = lens, view
+        uniform = bool(view.look.uniform[0])
+        unit = cams.unit(lens.method, uniform)
+        per = f"{unit} a cell"
+        pair = [each.look.maps[:2] if self._has_pair(each) else each.look.maps[:1] for each in seen]
+        high = _high(scales, "evidence", [maps for group in pair for maps in group])
+        self.evidence = Scale("evidence", high, per, lens.signed)
+        gaps = [group[0] - group[1] for group in pair if len(group) == 2]
+        self.difference = Scale("difference", _high(scales, "difference", gaps), per, True)
+        fine = [each.look.maps[-1] for each in seen] if lens.finer else []
+        self.finer = Scale("finer", _high(scales, "finer", fine), "logits a cell", lens.signed)
+
+    def _has_pair(self, seen: Evidence) -> bool:
+        return len(seen.look.maps) - (self.lens.finer is not None) == 2
+
+    def _columns(self, seen: Evidence, other: str) -> list[Column]:
+        maps = seen.look.maps
+        if self._has_pair(seen):
+            columns = [
+                Column("predicted", maps[0], self.evidence),
+                Column("2nd best" if seen.probes.labels is None else other, maps[1], self.evidence),
+                Column("difference", maps[0] - maps[1], self.difference),
+            ]
+        else:
+            target = self.lens.target
+            title = target if isinstance(target, str) else getattr(target, "__name__", "target")
+            columns = [Column(seen.probes.name(target) if isinstance(target, int) else title, maps[0], self.evidence)]
+        if self.lens.finer is not None:
+            columns.append(Column("finer", maps[-1], self.finer))
+        return columns
+
+    def _page(
+        self, kind: str, seen: Evidence, rows: list[Row], title: str, captions: list[str], legend: str, **more: Any
+    ) -> Picture:
+        lens = self.lens
+        photos = seen.probes.shown()
+        y, x = seen.look.maps[-1].shape[1:]
+        fine = [f"finer: hirescam at {lens.finer}, {y} × {x}"] if lens.finer else []
+        about = {**self._about(kind), "method": lens.called, "rows": list(seen.probes.ids or ()), **more}
+        return heat_rows(
+            photos,
+            self._columns(seen, "true" if kind == "mistakes" else "true / 2nd"),
+            rows,
+            title=title,
+            captions=[*captions, *fine],
+            legend=legend,
+            about=about,
+        )
+
+    def _about(self, kind: str) -> dict[str, Any]:
+        moment = self.view.moment
+        return {"kind": kind, "layer": self.lens.layer, "epoch": moment.epoch, "step": moment.step}
+
+    @property
+    def _where(self) -> str:
+        name = self.lens.layer if isinstance(self.lens.layer, str) else " + ".join(self.lens.layer)
+        y, x = self.view.look.maps[0].shape[1:]
+        return f"({self.lens.called}) at {name}, {y} × {x}"
+
+    def probes(self, seen: Evidence) -> Picture:
+        """`gradcam/probes`."""
+        logits = seen.look.logits
+        classes = logits is not None and logits.ndim == 2
+        items = facts(seen.probes, logits) if classes and logits is not None else [{}] * len(seen)
+        right = [item["right"] for item in items if item.get("right") is not None]
+        score = f" · {sum(right)} of {len(right)} probes right" if right else ""
+        names = [Row(called(name), None, {"id": name}) for name in seen.probes.ids or ()]
+        rows = [row(item) for item in items] if classes else names
+        what = "Evidence for a class" if self.lens.has_classes else "Evidence"
+        return self._page("gradcam", seen, rows, f"{what} {self._where}", [self.view.moment.caption + score], PROBES)
+
+    def mistakes(self, seen: Evidence | None, table: Tensor | None, count: int) -> Picture:
+        """`gradcam/mistakes`: also where there are none."""
+        wrong = None if table is None else int(table.sum() - table.diagonal().sum())
+        share = f"{wrong} wrong of {count} seen" if wrong is not None else f"{count} seen"
+        captions = [f"{self.view.moment.caption} · {share}"]
+        counts = {"validated": count, "wrong": wrong}
+        about = {**self._about("mistakes"), **counts}
+        if seen is None:
+            return words("No mistakes in this validation", captions, legend=MISTAKES, about=about)
+        assert seen.look.logits is not None  # mistakes have logits
+        rows = [row(item) for item in facts(seen.probes, seen.look.logits)]
+        title = f"The {len(seen)} most confident mistakes {self._where}"
+        return self._page("mistakes", seen, rows, title, captions, MISTAKES, **counts)
+
+    def followed(self, followed: Followed) -> Picture:
+        """`gradcam/followed`."""
+        scale = Scale("evidence", self.evidence.high, self.evidence.unit)
+        title = f"Mistakes followed {self._where}"
+        return followed.picture(self.view.moment, scale, title, self._about("followed"))
+
+    def confusions(self, examples: Examples, table: Tensor) -> Picture:
+        """`gradcam/confusions`."""
+        return confusions(table, self.view.probes, examples, self.view.moment.caption, self._about("confusions"))
+
+
+def _high(scales: dict[str, float], name: str, maps: Sequence[Tensor]) -> float:
+    """The kept end of a scale: when it is chosen, three quarters of the maps have their peak below it."""
+    if not maps:
+        return 1.0
+    peaks = torch.cat([each.detach().float().abs().flatten(1).amax(1).cpu() for each in maps])
+    peaks = peaks[peaks.isfinite() & (peaks > 0)]
+    return hold(scales, name, float(peaks.quantile(0.75)) if len(peaks) else 0.0)

@@ -1,0 +1,172 @@
+"""The most confident errors among validation images that pass, and which classes are taken for which.
+
+Everything stays on the device, and nothing waits for it: this runs between the batches of a user's own validation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+MOST_CLASSES = 1_000  # of a table of confusions: 8 MB
+EXAMPLES = 32  # kinds of confusion of which an example is kept
+SIDE = 48  # pixels of an example, at most
+
+Rows = dict[str | int, Tensor]
+Examples = dict[tuple[int, int], tuple[float, Tensor]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Images with what the net said of them, worst first.
+
+    Attributes:
+        images: (n, c, h, w), as they passed.
+        labels: (n,), the true classes.
+        places: (n,), which images of the validation they were, from 0.
+        confidence: (n,), the probability of the wrong class, in (0, 1].
+        others: further inputs of the model.
+    """
+
+    images: Tensor
+    labels: Int[Tensor, " n"]
+    places: Int[Tensor, " n"]
+    confidence: Float[Tensor, " n"]
+    others: Mapping[str | int, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class Mistakes:
+    """A running list of the `count` most confident errors.
+
+    Confidence is the softmax probability of the predicted class: the baseline of Hendrycks and Gimpel 2017
+    (https://arxiv.org/abs/1610.02136), and known to be too high in deep nets (Guo et al. 2017,
+    https://arxiv.org/abs/1706.04599): good for an order, not as a rate of errors.
+
+    Example:
+        >>> mistakes = Mistakes(2)
+        >>> logits = torch.tensor([[3.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
+        >>> mistakes.add(torch.zeros(3, 1, 2, 2), torch.tensor([0, 0, 0]), logits)
+        >>> found = mistakes.found()
+        >>> found.places, found.confidence, mistakes.table
+        (tensor([2, 1]), tensor([0.8808, 0.7311]), tensor([[1, 2],
+                [0, 0]]))
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.clear()
+
+    def clear(self) -> None:
+        """A new validation begins."""
+        self.seen = 0
+        self.table: Int[Tensor, "k k"] | None = None  # true class, then predicted class -> how many
+        self._kept: Rows | None = None
+        self._examples: Rows | None = None
+
+    def add(
+        self,
+        images: Float[Tensor, "n *chw"],
+        labels: Int[Tensor, " n"],
+        logits: Float[Tensor, "n k"],
+        others: Mapping[str | int, Tensor] | None = None,
+    ) -> None:
+        """Take a batch; images whose label is no class of the net (a mark for "not labeled") do not count.
+
+        Images of another shape than the first ones are counted, but not kept: they can't stand in one batch with them.
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            logits, labels = logits.detach().float(), labels.to(logits.device)
+            confidence, said = logits.softmax(1).max(1)
+            known = (labels >= 0) & (labels < logits.shape[1]) & confidence.isfinite()
+            self._tally(labels, said, known, logits.shape[1])
+            scores = torch.where(known & (said != labels), confidence, -1.0)
+            places = torch.arange(self.seen, self.seen + len(images), device=scores.device)
+            self._merge({**(others or {}), "images": images, "labels": labels, "places": places, "scores": scores})
+            self._exemplify(images, labels, said, scores)
+            self.seen += len(images)
+
+    def _exemplify(self, images: Tensor, labels: Tensor, said: Tensor, scores: Tensor) -> None:
+        """Keep the most confident example of each kind of confusion, of the most frequent kinds so far."""
+        if self.table is None or images.ndim != 4:
+            return
+        small = _small(images)
+        if self._examples is not None and small.shape[1:] != self._examples["images"].shape[1:]:
+            return
+        kinds = torch.where(scores > 0, labels * len(self.table) + said, 0)
+        batch: Rows = {"images": small, "kinds": kinds, "scores": scores}
+        if self._examples is None:
+            self._examples = {name: _blank(rows, EXAMPLES) for name, rows in batch.items()}
+        both = {name: torch.cat([kept, batch[name]]) for name, kept in self._examples.items() if name != "images"}
+        kinds, scores = both["kinds"], both["scores"]
+        order = torch.arange(len(kinds), device=kinds.device)
+        better = (scores[None] > scores[:, None]) | ((scores[None] == scores[:, None]) & (order[None] < order[:, None]))
+        first = ~((kinds[None] == kinds[:, None]) & better).any(1) & (scores > 0)
+        frequency = torch.where(first, self.table.flatten()[kinds], -1)
+        best = frequency.sort(descending=True, stable=True).indices[:EXAMPLES]
+        self._examples = {name: _picked(kept, batch[name], best) for name, kept in self._examples.items()}
+        self._examples["scores"] = torch.where(frequency[best] > 0, self._examples["scores"], 0.0)
+
+    def _tally(self, labels: Tensor, said: Tensor, known: Tensor, classes: int) -> None:
+        if classes > MOST_CLASSES:
+            return
+        # A product of indicators: one_hot and bincount would wait for the device.
+        numbers = torch.arange(classes, device=labels.device)
+        true = ((labels[:, None] == numbers) & known[:, None]).float()
+        counts = (true.T @ (said[:, None] == numbers).float()).round().long()
+        self.table = counts if self.table is None else self.table + counts
+
+    def _merge(self, batch: Rows) -> None:
+        if self._kept is None:
+            self._kept = {name: _blank(rows, self.count) for name, rows in batch.items()}
+            self._kept["scores"] -= 1
+        if any(name not in batch or batch[name].shape[1:] != kept.shape[1:] for name, kept in self._kept.items()):
+            return
+        scores = torch.cat([self._kept["scores"], batch["scores"]])
+        order = scores.sort(descending=True, stable=True).indices[: self.count]
+        self._kept = {name: _picked(kept, batch[name], order) for name, kept in self._kept.items()}
+
+    def found(self) -> Found | None:
+        """The errors so far, worst first; None where there are none. Waits for the device."""
+        if self._kept is None:
+            return None
+        rows = dict(self._kept)
+        number = int((rows["scores"] > 0).sum())
+        images, labels, places, scores = (rows.pop(name)[:number] for name in ("images", "labels", "places", "scores"))
+        return Found(images, labels, places, scores, {name: other[:number] for name, other in rows.items()})
+
+    def examples(self) -> Examples:
+        """For the most frequent confusions (true class, predicted class) an example: its confidence, its image.
+
+        Images are at most `SIDE` pixels large. Waits for the device.
+        """
+        if self._examples is None or self.table is None:
+            return {}
+        rows, classes = {name: kept.cpu() for name, kept in self._examples.items()}, len(self.table)
+        kinds = [divmod(kind, classes) for kind in rows["kinds"].tolist()]
+        found = zip(kinds, rows["scores"].tolist(), rows["images"], strict=True)
+        return {kind: (confidence, image) for kind, confidence, image in found if confidence > 0}
+
+
+def _small(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c v u"]:
+    h, w = images.shape[2:]
+    if max(h, w) <= SIDE:
+        return images
+    size = max(1, round(h * SIDE / max(h, w))), max(1, round(w * SIDE / max(h, w)))
+    return F.interpolate(images.float(), size=size, mode="area")
+
+
+def _blank(rows: Tensor, count: int) -> Tensor:
+    return rows.new_zeros(count, *rows.shape[1:])
+
+
+def _picked(kept: Tensor, batch: Tensor, order: Int[Tensor, " m"]) -> Tensor:
+    """Rows of both, one after the other; only the chosen ones are copied."""
+    old = kept[order.clamp(max=len(kept) - 1)]
+    new = batch[(order - len(kept)).clamp(min=0)].to(kept)
+    return torch.where((order < len(kept)).view(-1, *[1] * (kept.ndim - 1)), old, new)

@@ -1,0 +1,82 @@
+"""WHAT to explain: functions from logits (n, k) to one score for each image (n,).
+
+Targets for classes stand in `classes`; those for segmentation masks and embeddings in `dense`.
+"""
+
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from numbers import Integral
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from lightning_convviz.targets.base import Target, check_classes, of_rows
+from lightning_convviz.targets.classes import contrast, each, finer, fixed, label, other, predicted, second
+from lightning_convviz.targets.dense import region, similarity
+
+__all__ = [
+    "TARGETS", "Target", "check_classes", "contrast", "each", "finer", "fixed", "label", "other", "predicted", "region",
+    "resolve", "second", "similarity",
+]  # fmt: skip
+
+# The one table of names; add a target here and a row in the tests.
+TARGETS: dict[str, Target] = {"predicted": predicted, "second": second, "finer": finer()}
+
+
+def resolve(target: str | int | Int[Tensor, "..."] | Target | Sequence[Any], count: int) -> Callable[[slice], Target]:
+    """The target for any slice of a batch of `count` images.
+
+    Args:
+        target: a name in `TARGETS`, a class for all images, a tensor of `count` classes, a function logits -> scores
+            (n,), or a list with one of these for each image.
+        count: the number of images.
+
+    Raises:
+        ValueError: for an unknown name or a wrong number of classes, masks or references.
+        TypeError: for anything else.
+
+    Example:
+        >>> score = resolve(["second", 0], 2)(slice(0, 2))
+        >>> score(torch.tensor([[1.0, 3.0, 2.5], [0.5, -2.0, -1.0]]))
+        tensor([2.5000, 0.5000])
+    """
+    if isinstance(target, str):
+        return _named(target)
+    if isinstance(target, list | tuple):
+        target = _listed(target, count)
+    if isinstance(target, Tensor):
+        target = _classes(target, count)
+    elif isinstance(target, Integral) and not isinstance(target, bool):
+        target = label(int(target))
+    if not callable(target):
+        raise TypeError(f"`target` is a {type(target).__name__}. {_CHOICES}.")
+    of_rows(target, slice(0, count), count)  # what does not fit is known now and not in a later part of the batch
+    return lambda rows: of_rows(target, rows, count)
+
+
+_CHOICES = f"It can be {sorted(TARGETS)}, a class, n classes, a function, or a list of one of these for each image"
+
+
+def _named(name: str) -> Callable[[slice], Target]:
+    if name not in TARGETS:
+        close = get_close_matches(name, TARGETS, n=1)
+        raise ValueError(f"`target` is {name!r}. {_CHOICES}.{f' Did you mean {close[0]!r}?' if close else ''}")
+    return lambda rows: TARGETS[name]
+
+
+def _classes(classes: Tensor, count: int) -> Target:
+    if classes.is_floating_point() or classes.dtype == torch.bool:
+        raise TypeError(f"`target` holds {classes.dtype}. Classes are whole numbers.")
+    if classes.ndim > 0 and classes.shape != (count,):
+        raise ValueError(f"`target` has shape {tuple(classes.shape)} for {count} images. Give each image its class.")
+    return label(classes if classes.ndim > 0 else int(classes))
+
+
+def _listed(wanted: Sequence[Any], count: int) -> Target:
+    if len(wanted) != count:
+        raise ValueError(f"`target` lists {len(wanted)} for {count} images. Give each image its own.")
+    if all(isinstance(one, Integral) and not isinstance(one, bool) for one in wanted):
+        return label(torch.tensor([int(one) for one in wanted]))
+    return each([resolve(one, 1)(slice(0, 1)) for one in wanted])

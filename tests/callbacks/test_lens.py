@@ -1,0 +1,208 @@
+"""Mistakes of a real validation: found in the user's own forward, drawn, followed, counted."""
+
+import pytest
+import pytorch_lightning as L
+import torch
+from fits import Events, Watched, data, facts
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from lightning_convviz import GradCAMLogger, Probes
+
+VALIDATION = data(20, seed=1)
+
+
+def gradcam(**arguments):
+    return GradCAMLogger(**{"on_error": "raise", "num_probes": 4, "num_mistakes": 5} | arguments)
+
+
+def last(trainer, tag):
+    return facts(Events(trainer.logger.log_dir).images(tag)[-1])
+
+
+def mistaken(module, count=5):
+    """Places of the most confident errors, by a plain pass over the data."""
+    module.eval()
+    with torch.no_grad():
+        confidence, said = module(VALIDATION.tensors[0]).softmax(1).max(1)
+    wrong = [place for place in range(20) if said[place] != VALIDATION.tensors[1][place]]
+    return sorted(wrong, key=lambda place: -confidence[place])[:count]
+
+
+def test_the_most_confident_mistakes_of_the_validation_are_drawn_worst_first(fit):
+    trainer = fit([gradcam()])
+    carried = last(trainer, "gradcam/mistakes")
+    places = mistaken(trainer.lightning_module)
+    assert len(places) == 5, "the net errs often enough for this test"
+    assert carried["rows"] == places
+    assert all(item["right"] is False for item in carried["items"])
+    assert carried["columns"][:4] == ["input", "predicted", "true", "difference"]
+    shares = [item["p_predicted"] for item in carried["items"]]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_what_the_confusions_count_is_the_whole_validation(fit):
+    trainer = fit([gradcam()])
+    module = trainer.lightning_module.eval()
+    with torch.no_grad():
+        said = module(VALIDATION.tensors[0]).argmax(1)
+    true = VALIDATION.tensors[1]
+    for item in last(trainer, "gradcam/confusions")["items"]:
+        one, other = (int(item[key].split()[-1]) for key in ("true", "predicted"))
+        assert item["count"] == int(((true == one) & (said == other)).sum())
+        assert item["of"] == int((true == one).sum())
+
+
+def test_the_first_mistakes_are_pinned_and_followed(fit):
+    trainer = fit([gradcam(num_mistakes=3)], max_epochs=4)
+    events = Events(trainer.logger.log_dir)
+    assert events.steps("gradcam/followed") == [6, 12, 18, 24]
+    first = facts(events.images("gradcam/mistakes")[0])["rows"]
+    for number, image in enumerate(events.images("gradcam/followed"), start=1):
+        carried = facts(image)
+        assert carried["rows"] == first
+        assert carried["columns"] == ["input", *range(number)]
+        assert [len(item["drawings"]) for item in carried["items"]] == [number] * 3
+    module = trainer.lightning_module.eval()
+    shares = module(VALIDATION.tensors[0][first]).softmax(1).detach()
+    for row, place in enumerate(first):
+        told = carried["items"][row]["drawings"][-1]
+        assert told["p_true"] == pytest.approx(float(shares[row, VALIDATION.tensors[1][place]]), abs=1e-3)
+        assert told["right"] == (int(shares[row].argmax()) == int(VALIDATION.tensors[1][place]))
+
+
+def test_followed_mistakes_go_on_after_a_resume(fit, tmp_path):
+    before = fit([gradcam(num_mistakes=3)], max_epochs=2)
+    before.save_checkpoint(tmp_path / "last.ckpt")
+    pinned = last(before, "gradcam/followed")["rows"]
+    after = L.Trainer(
+        max_epochs=4, accelerator="cpu", logger=L.loggers.TensorBoardLogger(tmp_path / "again"),
+        callbacks=[gradcam(num_mistakes=3)], enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, log_every_n_steps=1,
+    )  # fmt: skip
+    loaders = DataLoader(data(), batch_size=8, shuffle=True), DataLoader(VALIDATION, batch_size=8)
+    after.fit(before.lightning_module, *loaders, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    carried = last(after, "gradcam/followed")
+    assert carried["rows"] == pinned
+    assert carried["columns"] == ["input", 0, 1, 2, 3]
+
+
+class Returns(Watched):
+    """Gives its logits by what `validation_step` returns; its forward is called twice a batch."""
+
+    key = "logits"
+
+    def validation_step(self, batch, batch_idx):
+        images, labels = batch
+        self(images.flip(-1))
+        logits = self(images)
+        self.log("val_loss", F.cross_entropy(logits, labels))
+        return {"loss": logits.sum(), self.key: logits}
+
+
+class Elsewhere(Returns):
+    key = "answers"
+
+
+class Inside(Watched):
+    """Calls a part of itself, and has no forward of its own."""
+
+    forward = L.LightningModule.forward
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", F.cross_entropy(self.net(batch[0]), batch[1]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (Returns, {}),
+        (Elsewhere, {"logits": lambda returned: returned["answers"]}),
+        (Inside, {}),
+        (Watched, {"forward": "net"}),
+    ],
+    ids=["in the step's output", "by a function", "of an inner part", "of a part by name"],
+)
+@pytest.mark.parametrize("sanity", [0, 2])
+def test_logits_are_found_where_the_users_step_has_them(fit, tiny, kind, options, sanity):
+    trainer = fit([gradcam(**options)], module=kind(tiny()), num_sanity_val_steps=sanity, max_epochs=1)
+    module = trainer.lightning_module
+    assert last(trainer, "gradcam/mistakes")["rows"] == mistaken(module.net)
+
+
+def test_where_the_forward_is_called_twice_a_batch_they_are_left_out_with_a_word(fit, tiny):
+    with pytest.warns(UserWarning, match=r"called the module's forward 2 times.*`logits=` a function") as told:
+        trainer = fit([gradcam()], module=Elsewhere(tiny()))
+    assert len([each for each in told if "logits=" in str(each.message)]) == 1
+    assert Events(trainer.logger.log_dir).tags == {"gradcam/probes"}
+
+
+def test_validation_batches_without_labels_have_no_mistakes(fit, tiny):
+    class Unlabeled(Watched):
+        def validation_step(self, batch, batch_idx):
+            self.log("val_loss", self(batch[0]).mean())
+
+    val = DataLoader(torch.utils.data.TensorDataset(VALIDATION.tensors[0]), batch_size=8)
+    trainer = fit([gradcam()], module=Unlabeled(tiny()), val=val)
+    assert Events(trainer.logger.log_dir).tags == {"gradcam/probes"}
+
+
+def test_num_mistakes_zero_leaves_the_validation_alone(fit):
+    trainer = fit([gradcam(num_mistakes=0)])
+    assert Events(trainer.logger.log_dir).tags == {"gradcam/probes"}
+
+
+def test_a_net_without_mistakes_says_so(fit, tiny):
+    class Knows(nn.Module):
+        """The label stands in the first pixel."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+            self.free = nn.Parameter(torch.zeros(()))
+
+        def forward(self, images):
+            said = F.one_hot(images[:, 0, 0, 0].round().long(), 5).float()
+            return 9 * said + self.conv(images).mean((2, 3)).sum(1, keepdim=True) + self.free
+
+    images, labels = VALIDATION.tensors
+    images = images.clone()
+    images[:, 0, 0, 0] = labels
+    own = torch.utils.data.TensorDataset(images, labels)
+    trainer = fit([gradcam()], module=Watched(Knows()), train=DataLoader(own, 8), val=DataLoader(own, 8))
+    assert last(trainer, "gradcam/mistakes")["items"] == []
+    assert "gradcam/followed" not in Events(trainer.logger.log_dir).tags
+
+
+def test_mistakes_are_looked_for_in_the_loader_of_the_probes_alone(fit):
+    loaders = [DataLoader(data(12, seed=5), batch_size=8), DataLoader(VALIDATION, batch_size=8)]
+    trainer = fit([gradcam(dataloader_idx=1)], val=loaders)
+    assert last(trainer, "gradcam/mistakes")["rows"] == mistaken(trainer.lightning_module)
+
+
+def test_no_mistake_of_an_earlier_validation_is_left(fit):
+    trainer = fit([gradcam(num_mistakes=20)], max_epochs=3)
+    assert sorted(last(trainer, "gradcam/mistakes")["rows"]) == sorted(mistaken(trainer.lightning_module, 20))
+
+
+@pytest.mark.parametrize(
+    ("target", "columns"),
+    [("predicted", ["predicted"]), ("label", ["label"]), ("second", ["second"]), (2, ["c"])],
+)
+def test_one_target_is_one_column(fit, target, columns):
+    images, labels = VALIDATION.tensors
+    probes = Probes(images[:4], labels[:4], class_names=list("abcde"))
+    trainer = fit([gradcam(target=target, probes=probes, finer=None)])
+    assert last(trainer, "gradcam/probes")["columns"] == ["input", *columns]
+
+
+def test_numbers_of_trust_are_logged(fit):
+    events = Events(fit([gradcam()], max_epochs=3).logger.log_dir)
+    names = {tag.removeprefix("gradcam/trust/") for tag in events.scalars if tag.startswith("gradcam/trust/")}
+    assert names >= {"deletion", "insertion", "entropy", "initial", "stability"}
+    quiet = Events(fit([gradcam(trust=False)]).logger.log_dir)
+    assert not [tag for tag in quiet.scalars if "trust" in tag]

@@ -1,0 +1,145 @@
+from itertools import pairwise
+
+import pytest
+import torch
+
+from lightning_convviz.history import Frame, History
+from lightning_convviz.mistakes import Mistakes
+
+
+def batches(sizes, *, classes=4, seed=0):
+    stream = torch.Generator().manual_seed(seed)
+    for size in sizes:
+        labels = torch.randint(classes, (size,), generator=stream)
+        yield torch.randn(size, 2, 3, 3, generator=stream), labels, torch.randn(size, classes, generator=stream)
+
+
+@pytest.mark.parametrize("sizes", [[40], [7, 7, 7, 7, 7, 5], [1] * 40, [3, 37]], ids=str)
+def test_the_running_list_is_the_head_of_the_sorted_whole(sizes):
+    mistakes, seen = Mistakes(6), list(batches(sizes))
+    for images, labels, logits in seen:
+        mistakes.add(images, labels, logits, {"age": images[:, 0, 0, 0]})
+    images, labels, logits = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    confidence, said = logits.softmax(1).max(1)
+    wrong = sorted((i for i in range(40) if said[i] != labels[i]), key=lambda i: -confidence[i])[:6]
+    found = mistakes.found()
+    assert found.places.tolist() == wrong
+    assert torch.equal(found.images, images[wrong])
+    assert torch.equal(found.labels, labels[wrong])
+    assert torch.equal(found.others["age"], images[wrong, 0, 0, 0])
+    torch.testing.assert_close(found.confidence, confidence[wrong])
+    table = torch.zeros(4, 4, dtype=torch.long)
+    for true, guess in zip(labels, said, strict=True):
+        table[true, guess] += 1
+    assert torch.equal(mistakes.table, table)
+    assert mistakes.seen == 40
+
+
+def test_fewer_mistakes_than_places_and_none_at_all():
+    mistakes = Mistakes(5)
+    assert mistakes.found() is None
+    logits = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    mistakes.add(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]), logits)
+    assert len(mistakes.found()) == 0
+    mistakes.add(torch.ones(2, 1, 2, 2), torch.tensor([1, 1]), logits)
+    assert mistakes.found().places.tolist() == [2]
+    mistakes.clear()
+    assert (mistakes.found(), mistakes.seen, mistakes.table) == (None, 0, None)
+
+
+def test_marks_for_no_label_and_logits_that_are_no_numbers_do_not_count():
+    mistakes = Mistakes(5)
+    logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [float("nan"), 0.0], [2.0, 0.0]])
+    mistakes.add(torch.zeros(4, 1, 2, 2), torch.tensor([-100, 7, 1, 1]), logits)
+    assert mistakes.found().places.tolist() == [3]
+    assert mistakes.table.tolist() == [[0, 0], [1, 0]]
+
+
+def test_what_is_kept_is_a_copy_and_also_comes_from_inference_mode():
+    mistakes = Mistakes(1)
+    with torch.inference_mode():
+        images = torch.ones(1, 1, 2, 2)
+        mistakes.add(images, torch.tensor([1]), torch.tensor([[2.0, 0.0]]))
+        images.zero_()
+    found = mistakes.found()
+    assert found.images.sum() == 4
+    assert not found.images.is_inference()
+
+
+def test_images_of_another_shape_are_counted_but_not_kept():
+    mistakes = Mistakes(2)
+    for width in (2, 3):
+        mistakes.add(torch.ones(1, 1, 2, width), torch.tensor([1]), torch.tensor([[2.0, 0.0]]))
+    assert mistakes.found().images.shape == (1, 1, 2, 2)
+    assert mistakes.table.tolist() == [[0, 0], [2, 0]]
+
+
+def test_with_very_many_classes_there_is_no_table():
+    mistakes = Mistakes(1)
+    mistakes.add(torch.ones(1, 1, 2, 2), torch.tensor([1]), torch.eye(1001)[:1])
+    assert mistakes.table is None
+    assert len(mistakes.found()) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_adding_a_batch_does_not_wait_for_the_device():
+    mistakes = Mistakes(3)
+    pieces = [[part.cuda() for part in batch] for batch in batches([8, 8, 8])]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for images, labels, logits in pieces:
+            mistakes.add(images, labels, logits)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(mistakes.found()) == 3
+
+
+@pytest.mark.parametrize("limit", [5, 7])
+def test_a_history_keeps_the_first_the_last_and_some_between_further_and_further_apart(limit):
+    history = History(limit)
+    for number in range(1, 201):
+        history.add(Frame.of(torch.full((1, 1, 1), float(number)), [{}], number=number, epoch=0, step=number))
+        numbers = [frame.number for frame in history.frames]
+        assert len(numbers) <= limit
+        assert numbers[0] == 1
+        assert numbers[-1] == number
+    steps = [later / earlier for earlier, later in pairwise(numbers)]
+    assert max(steps) <= 200 ** (1 / (limit - 1)) * 2, "none is far from an even spread over the logarithm"
+
+
+def test_a_history_outlives_a_checkpoint(tmp_path):
+    history = History(3)
+    history.add(Frame.of(torch.rand(2, 3, 3), [{"right": True}, {"right": None}], number=1, epoch=4, step=50))
+    torch.save(history.state(), tmp_path / "state")
+    again = History(3)
+    again.restore(torch.load(tmp_path / "state", weights_only=True))
+    assert torch.equal(again.frames[0].maps(), history.frames[0].maps())
+    assert again.frames[0].facts == [{"right": True}, {"right": None}]
+
+
+@pytest.mark.parametrize("sizes", [[200], [7] * 28 + [4]], ids=["at once", "in batches"])
+def test_of_each_frequent_kind_of_confusion_the_most_confident_example_is_kept(sizes):
+    mistakes, seen = Mistakes(2), list(batches(sizes))
+    for images, labels, logits in seen:
+        mistakes.add(images, labels, logits)
+    images, labels, logits = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    confidence, said = logits.softmax(1).max(1)
+    found = mistakes.examples()
+    assert len(found) == 12, "four classes have twelve kinds, and all occur"
+    for (true, guess), (share, image) in found.items():
+        rows = [i for i in range(200) if (int(labels[i]), int(said[i])) == (true, guess)]
+        best = max(rows, key=lambda i: float(confidence[i]))
+        assert share == pytest.approx(float(confidence[best]))
+        assert torch.equal(image, images[best])
+
+
+def test_examples_of_the_rarest_kinds_go_first_and_large_ones_are_made_small():
+    mistakes = Mistakes(1)
+    for kind in range(60):  # class `kind` is taken for the next one, the even ones twice
+        logits = torch.zeros(1, 61)
+        logits[0, kind + 1] = 5
+        for _ in range(2 - kind % 2):
+            mistakes.add(torch.full((1, 1, 96, 64), float(kind)), torch.tensor([kind]), logits)
+    found = mistakes.examples()
+    assert {kind for kind, _ in found} >= set(range(0, 60, 2))
+    assert all(image.shape == (1, 48, 32) and image.mean() == kind for (kind, _), (_, image) in found.items())
