@@ -100,10 +100,17 @@ class Shapes(Dataset[tuple[Tensor, int]]):
         image = self.images[index].float() / 255
         return (image if self.transform is None else self.transform(image)), int(self.labels[index])
 
-    def planted(self, seed: int = 0) -> Shapes:
-        """Give the same set with the mark on every picture, whatever its class: does a net fall for it?"""
+    def planted(self, seed: int = 0, *, every: int = 1) -> Shapes:
+        """Give the same set with the mark on every picture, whatever its class: does a net fall for it?
+
+        Args:
+            seed: Of the random places.
+            every: Mark only one in so many, those at its multiples.
+        """
         twin = copy.copy(self)
-        twin.images, twin.marks = plant(self.images, np.random.default_rng(seed), self.masks)
+        twin.images, twin.marks = self.images.clone(), self.marks.clone()
+        images, marks = plant(self.images[::every], np.random.default_rng(seed), self.masks[::every])
+        twin.images[::every], twin.marks[::every] = images, marks
         return twin
 
 

@@ -59,3 +59,7 @@ def test_the_mark_can_be_planted_on_every_picture(drawn):
     assert planted.marks.flatten(1).any(1).all()
     assert torch.equal(planted.labels, drawn.labels)
     assert not (planted.marks & planted.masks).any()
+    some = drawn.planted(every=10)
+    assert some.marks.flatten(1).any(1).nonzero().flatten().tolist() == list(range(0, 200, 10))
+    assert torch.equal(some.images[1::10], drawn.images[1::10])
+    assert not drawn.marks.any()

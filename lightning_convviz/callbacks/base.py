@@ -1,7 +1,7 @@
 """What all callbacks have in common: when to draw, on what, where to, and how to fail without harm."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ class Watcher(_lightning.Callback):
     output: Callable[..., Any] | None = None  # what the model returns -> logits
     reshape: Callable[..., Any] | None = None  # a layer's output -> maps
     logits: Callable[..., Any] | None = None  # what `validation_step` returns -> logits
+    spare: Sequence[str] = ()  # what of `kept` goes where a checkpoint would grow too large
     hears: bool = False  # whether `hear` wants the logits of the validation
     shares: bool = False  # whether `compute` can be divided over ranks
 

@@ -80,6 +80,7 @@ class GradCAMLogger(Watcher):
     """
 
     name = "gradcam"
+    spare = ("followed",)
 
     def __init__(
         self,

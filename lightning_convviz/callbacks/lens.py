@@ -21,11 +21,11 @@ SMALL = 128  # pixels: pictures up to this size are explained at a second, finer
 
 HOW = """Over the gray picture the evidence shows where the map is not 0: the hotter, the more; without evidence the
 picture is untouched. One scale holds for all rows and stays from drawing to drawing until values leave it by a factor
-of two: its end stands beside the bar, in logits where the map's sum is one. In the difference red speaks for the predicted
-class and blue for the other one; it is the difference of the two maps, exact for methods that are linear in the score
-(Grad-CAM, HiResCAM, XGrad-CAM). The line above a row: what the network says and how sure it is; `is` the true class or,
-where it is right, `then` the second best; the margin between their logits. Green with ✓: right; vermilion with ✗:
-wrong."""
+of two: its end stands beside the bar, in logits where the map's sum is one. In the difference red speaks for the
+predicted class and blue for the other one; it is the difference of the two maps, exact for methods that are linear in
+the score (Grad-CAM, HiResCAM, XGrad-CAM). The line above a row: what the network says and how sure it is; `is` the true
+class or, where it is right, `then` the second best; the margin between their logits. Green with ✓: right; vermilion
+with ✗: wrong."""
 
 PROBES = f"""**Class activation heatmaps**: for each probe the evidence for the class that is predicted, for the other
 one in question (the true class in a mistake, else the second best), and the difference of both. {HOW}"""

@@ -63,7 +63,22 @@ def state(watcher: "Watcher") -> dict[str, Any]:
         else:
             wanted = turn.session.wanted(watcher.dataloader_idx)
             found["probes"] = {**plain, "loader": watcher.dataloader_idx, "wanted": wanted}
+    for name in watcher.spare:
+        if size(found) > LIMIT and found["kept"].get(name) is not None:
+            found["kept"][name] = None
+            turn.session.outbox.once.tell(
+                f"{type(watcher).__name__} saves no {name} pictures in checkpoints: with the probes they take over "
+                f"{LIMIT / 1e6:.0f} MB. A run that is resumed begins with new ones. A smaller `num_mistakes` fits."
+            )
     return found
+
+
+def size(state: Any) -> int:
+    """Bytes of the tensors in dicts and lists."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    return sum(size(part) for part in parts)
 
 
 def restore(watcher: "Watcher", saved: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from lightning_convviz import GradCAMLogger, Probes
+from lightning_convviz.callbacks import memory
 
 VALIDATION = data(20, seed=1)
 
@@ -206,3 +207,20 @@ def test_numbers_of_trust_are_logged(fit):
     assert names >= {"deletion", "insertion", "entropy", "initial", "stability"}
     quiet = Events(fit([gradcam(trust=False)]).logger.log_dir)
     assert not [tag for tag in quiet.scalars if "trust" in tag]
+
+
+@pytest.mark.parametrize("save_images", [True, False])
+def test_a_checkpoint_stays_small_and_private(fit, tmp_path, monkeypatch, save_images):
+    """Followed pictures go first: with all of them the state would be over the limit."""
+    monkeypatch.setattr(memory, "LIMIT", 16_000)  # four probes take 9 kB, three followed pictures 7 kB, maps 1 kB
+    watcher = gradcam(num_mistakes=3, save_images=save_images)
+    if not save_images:
+        fit([watcher]).save_checkpoint(tmp_path / "last.ckpt")
+    else:
+        trainer = fit([watcher])
+        with pytest.warns(UserWarning, match="saves no followed pictures in checkpoints"):
+            trainer.save_checkpoint(tmp_path / "last.ckpt")
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"][watcher.state_key]
+    assert memory.size(state) < 16_000
+    assert state["kept"]["followed"] is None
+    assert (state["probes"] is not None) == save_images
