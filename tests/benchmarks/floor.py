@@ -1,10 +1,10 @@
-"""What do heatmaps and filter patterns cost against the least that they can cost, and against pytorch-grad-cam?
+"""What do filter patterns cost against the least that they can cost? (For heatmaps and other libraries: rivals.py.)
 
-    python tests/benchmarks/floor.py [--device cuda]       # `pip install grad-cam` adds the rival's rows
+    python tests/benchmarks/floor.py [--device cuda]
 
 On ResNet-18, CPU seconds on one thread (on a GPU wall seconds, synchronized). Each row is timed in turn with its floor,
-one pair after the other, and the median of the pairs' ratios is printed. The floors: for heatmaps a bare forward under
-no_grad; for patterns a forward up to the layer and the gradient to the input, nothing else.
+one pair after the other, and the median of the pairs' ratios is printed. The floor: a forward up to the layer and the
+gradient to the input, nothing else.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 import torchvision
 
-from lightning_convviz import ascent, cams, layers
+from lightning_convviz import ascent, layers
 
 STEPS = 8
 
@@ -26,20 +26,13 @@ def rows(device: str) -> dict[str, tuple[Callable[[], object], Callable[[], obje
     model = torchvision.models.resnet18().eval().to(device)
     images = torch.randn(8, 3, 128, 128, device=device)
 
-    @torch.no_grad()
-    def forward() -> None:
-        model(images)
-
-    table = {
-        "heatmaps, predicted class, layer4": (lambda: cams.heatmaps(model, images, layer="layer4"), forward),
-        "heatmaps, two layers": (lambda: cams.heatmaps(model, images, layer=["layer3", "layer4"]), forward),
-    }
+    table = {}
     for layer in ("conv1", "layer2.0.conv1", "layer4.1.conv2"):
         table[f"patterns, 16 filters of {layer}, {STEPS} steps"] = (
             lambda layer=layer: ascent.patterns(model, layer, range(16), like=images, shape=(3, 64, 64), steps=STEPS),
             lambda layer=layer: climb(model, layer, torch.randn(16, 3, 64, 64, device=device)),
         )
-    return table | rivals(model, images, forward)
+    return table
 
 
 def climb(model: torch.nn.Module, layer: str, images: torch.Tensor) -> None:
@@ -48,15 +41,6 @@ def climb(model: torch.nn.Module, layer: str, images: torch.Tensor) -> None:
         with layers.record(model, [layer], stop=True) as outputs:
             model(images)
         torch.autograd.grad(outputs[layer].mean(), images)
-
-
-def rivals(model: torch.nn.Module, images: torch.Tensor, forward: Callable[[], object]) -> dict:
-    try:
-        from pytorch_grad_cam import GradCAM
-    except ImportError:
-        return {}
-    rival = GradCAM(model=model, target_layers=[model.layer4])
-    return {"pytorch-grad-cam, predicted class, layer4": (lambda: rival(input_tensor=images), forward)}
 
 
 def seconds(work: Callable[[], object], device: str) -> float:
