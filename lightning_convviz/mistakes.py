@@ -5,9 +5,10 @@ Everything stays on the device, and nothing waits for it: this runs between the 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,7 +16,7 @@ MOST_CLASSES = 1_000  # of a table of confusions: 8 MB
 EXAMPLES = 32  # kinds of confusion of which an example is kept
 SIDE = 48  # pixels of an example, at most
 
-Rows = dict[str | int, Tensor]
+Rows = dict[Any, Tensor]  # by name, other inputs by ("other", their name)
 Examples = dict[tuple[int, int], tuple[float, Tensor]]
 
 
@@ -68,11 +69,16 @@ class Mistakes:
         self.table: Int[Tensor, "k k"] | None = None  # true class, then predicted class -> how many
         self._kept: Rows | None = None
         self._examples: Rows | None = None
+        self._labeled: Tensor | None = None
+
+    def labeled(self) -> int:
+        """How many images had a label and finite logits. Waits for the device."""
+        return 0 if self._labeled is None else int(self._labeled)
 
     def add(
         self,
         images: Float[Tensor, "n *chw"],
-        labels: Int[Tensor, " n"],
+        labels: Integer[Tensor, " n"],
         logits: Float[Tensor, "n k"],
         others: Mapping[str | int, Tensor] | None = None,
     ) -> None:
@@ -81,13 +87,15 @@ class Mistakes:
         Images of another shape than the first ones are counted, but not kept: they can't stand in one batch with them.
         """
         with torch.inference_mode(False), torch.no_grad():
-            logits, labels = logits.detach().float(), labels.to(logits.device)
+            logits, labels = logits.detach().to(images.device, torch.float32), labels.to(images.device).long()
             confidence, said = logits.softmax(1).max(1)
             known = (labels >= 0) & (labels < logits.shape[1]) & confidence.isfinite()
+            self._labeled = known.sum() if self._labeled is None else self._labeled + known.sum()
             self._tally(labels, said, known, logits.shape[1])
             scores = torch.where(known & (said != labels), confidence, -1.0)
             places = torch.arange(self.seen, self.seen + len(images), device=scores.device)
-            self._merge({**(others or {}), "images": images, "labels": labels, "places": places, "scores": scores})
+            tagged: Rows = {("other", name): rows for name, rows in (others or {}).items()}
+            self._merge({**tagged, "images": images, "labels": labels, "places": places, "scores": scores})
             self._exemplify(images, labels, said, scores)
             self.seen += len(images)
 
@@ -95,6 +103,9 @@ class Mistakes:
         """Keep the most confident example of each kind of confusion, of the most frequent kinds so far."""
         if self.table is None or images.ndim != 4:
             return
+        if len(scores) > 4 * EXAMPLES:  # all pairs are compared below
+            rows = scores.sort(descending=True, stable=True).indices[: 4 * EXAMPLES]
+            images, labels, said, scores = images[rows], labels[rows], said[rows], scores[rows]
         small = _small(images)
         if self._examples is not None and small.shape[1:] != self._examples["images"].shape[1:]:
             return
@@ -125,8 +136,12 @@ class Mistakes:
         if self._kept is None:
             self._kept = {name: _blank(rows, self.count) for name, rows in batch.items()}
             self._kept["scores"] -= 1
-        if any(name not in batch or batch[name].shape[1:] != kept.shape[1:] for name, kept in self._kept.items()):
+        odd = [
+            name for name, kept in self._kept.items() if name not in batch or batch[name].shape[1:] != kept.shape[1:]
+        ]
+        if any(isinstance(name, str) for name in odd):
             return
+        self._kept = {name: kept for name, kept in self._kept.items() if name not in odd}
         scores = torch.cat([self._kept["scores"], batch["scores"]])
         order = scores.sort(descending=True, stable=True).indices[: self.count]
         self._kept = {name: _picked(kept, batch[name], order) for name, kept in self._kept.items()}
@@ -138,7 +153,7 @@ class Mistakes:
         rows = dict(self._kept)
         number = int((rows["scores"] > 0).sum())
         images, labels, places, scores = (rows.pop(name)[:number] for name in ("images", "labels", "places", "scores"))
-        return Found(images, labels, places, scores, {name: other[:number] for name, other in rows.items()})
+        return Found(images, labels, places, scores, {name[1]: other[:number] for name, other in rows.items()})
 
     def examples(self) -> Examples:
         """For the most frequent confusions (true class, predicted class) an example: its confidence, its image.

@@ -1,3 +1,4 @@
+import time
 from itertools import pairwise
 
 import pytest
@@ -143,3 +144,33 @@ def test_examples_of_the_rarest_kinds_go_first_and_large_ones_are_made_small():
     found = mistakes.examples()
     assert {kind for kind, _ in found} >= set(range(0, 60, 2))
     assert all(image.shape == (1, 48, 32) and image.mean() == kind for (kind, _), (_, image) in found.items())
+
+
+def test_inputs_of_another_name_or_length_do_not_get_into_each_other_s_way():
+    mistakes = Mistakes(4)
+    for length in (3, 5):
+        others = {"scores": torch.full((2, 1), 9.0), "images": torch.ones(2, 1), "tokens": torch.ones(2, length)}
+        mistakes.add(torch.zeros(2, 1, 2, 2), torch.tensor([1, 1]), torch.tensor([[2.0, 0.0]] * 2), others)
+    found = mistakes.found()
+    assert found.images.shape == (4, 1, 2, 2)
+    assert found.confidence.max() < 1
+    assert set(found.others) == {"scores", "images"}, "what differs in length can't be kept"
+
+
+def test_labels_in_few_bits_do_not_overflow():
+    mistakes = Mistakes(1)
+    logits = torch.zeros(1, 300)
+    logits[0, 7] = 9
+    mistakes.add(torch.ones(1, 1, 2, 2), torch.tensor([200], dtype=torch.uint8), logits)
+    assert mistakes.examples().keys() == {(200, 7)}
+    assert mistakes.labeled() == 1
+
+
+def test_a_whole_data_set_in_one_batch_needs_no_table_of_all_pairs():
+    mistakes = Mistakes(8)
+    stream = torch.Generator().manual_seed(0)
+    images, labels = torch.zeros(20_000, 1, 2, 2), torch.randint(10, (20_000,), generator=stream)
+    start = time.process_time()
+    mistakes.add(images, labels, torch.randn(20_000, 10, generator=stream))
+    assert time.process_time() - start < 3, "9.7 s and 2 GB where all pairs were compared"
+    assert len(mistakes.found()) == 8

@@ -24,8 +24,10 @@ class Answers:
     forward, and the call that is meant is inside (https://github.com/Lightning-AI/pytorch-lightning/pull/17531).
     """
 
-    def __init__(self) -> None:
-        self._calls: list[Any] = []
+    def __init__(self, wanted: Callable[[], bool]) -> None:
+        self._wanted = wanted  # whether a drawing is due: nothing else is kept for it
+        self._count = 0
+        self._first: Any = None
         self._open: list[int] = []
 
     def listen(self, part: nn.Module) -> list[RemovableHandle]:
@@ -34,18 +36,20 @@ class Answers:
 
     def clear(self) -> None:
         """A new batch begins, or the last one ended."""
-        self._calls, self._open = [], []
-
-    def _enter(self, part: nn.Module, args: Any) -> None:
-        self._open.append(len(self._calls))
+        self._count, self._first, self._open = 0, None, []
 
     def take(self, part: nn.Module, args: Any, output: Any) -> None:
         """A forward hook for a part that is known only since it was called."""
-        self._calls.append(output)
+        self._count += 1
+        self._first = output if self._count == 1 and self._wanted() else None
+
+    def _enter(self, part: nn.Module, args: Any) -> None:
+        redirected = getattr(part.forward, "__name__", "") == "wrapped_forward"
+        self._open.append(-1 if redirected else self._count)
 
     def _leave(self, part: nn.Module, args: Any, output: Any) -> None:
-        if self._open and self._open.pop() == len(self._calls):
-            self._calls.append(output)
+        if self._open and self._open.pop() == self._count:
+            self.take(part, args, output)
 
     def logits(
         self,
@@ -70,10 +74,12 @@ class Answers:
             found = outputs.logits(given(returned))
         elif isinstance(returned, Mapping) and "logits" in returned:
             found = outputs.logits(returned["logits"])
-        elif len(self._calls) == 1:
-            found = outputs.logits(self._calls[0], output)
+        elif self._count == 1:
+            found = outputs.logits(self._first, output)
         else:
-            raise ValueError(f"`validation_step` called the module's forward {len(self._calls)} times, not once")
+            raise ValueError(
+                f"`validation_step` called the module's forward {self._count} times, not once, as far as seen"
+            )
         if len(found) != count:
             raise ValueError(f"there are {len(found)} rows of logits for {count} images")
         return found
@@ -86,8 +92,8 @@ def hear(watcher: "Watcher", answers: Answers, trainer: Any, batch: Any, returne
     """
     try:
         images, labels, others = batches.read(_lightning.of_loader(trainer, batch, watcher.dataloader_idx))
-    except ValueError:  # the collector of the probes complains
-        labels = None
+    except ValueError:  # perhaps the next; the collector of the probes complains
+        return
     if labels is None:
         _lightning.rank_zero_info(
             f"{type(watcher).__name__} finds no labels in the validation batches, and so no mistakes."

@@ -31,6 +31,7 @@ class Watcher(_lightning.Callback):
     reshape: Callable[..., Any] | None = None  # a layer's output -> maps
     logits: Callable[..., Any] | None = None  # what `validation_step` returns -> logits
     spare: Sequence[str] = ()  # what of `kept` goes where a checkpoint would grow too large
+    classifies: bool = True  # whether what the model returns are logits of classes
     hears: bool = False  # whether `hear` wants the logits of the validation
     shares: bool = False  # whether `compute` can be divided over ranks
 

@@ -7,14 +7,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from lightning_convviz.callbacks.evidence import percent
 from lightning_convviz.mistakes import Examples
 from lightning_convviz.pixels import estimated
 from lightning_convviz.probes import Probes
 from lightning_convviz.render import Picture, Sheet, rgb
 from lightning_convviz.render.heat import fitted
-from lightning_convviz.render.sheet import GAP, MARGIN
+from lightning_convviz.render.sheet import GAP, MARGIN, font, shorten
 
 ROWS = 8
+BUDGET = 40_000  # bytes of a file
 SIDE = 48  # about how large an example is drawn, in pixels
 
 LEGEND = """**Confusions**: which class is taken for which in this validation, the most frequent first, with the share
@@ -39,7 +41,8 @@ def confusions(
     sheet = Sheet(0)
     sheet.write("Which classes are taken for which", bold=True)
     wrong, seen = int(counts.sum()), int(table.sum())
-    sheet.write(f"{caption} · {wrong} wrong of {seen}, in {int((counts > 0).sum())} kinds")
+    kinds = f", {int((counts > 0).sum())} kinds of mistakes" if wrong else ""
+    sheet.write(f"{caption} · {wrong} wrong of {seen}{kinds}")
     grid = sheet.tiles(_tiles(pairs, probes, examples), columns=1, gap=GAP + 2)
     items = []
     for line, (true, said) in enumerate(pairs):
@@ -47,11 +50,14 @@ def confusions(
         count, of = int(counts[true, said]), int(table[true].sum())
         room = sheet.width - (x + grid.size[0] + 8) - MARGIN
         top = y + max(0, grid.size[1] // 2 - sheet.line)
-        sheet.label(f"{probes.name(true)} taken for {probes.name(said)}", x + grid.size[0] + 8, top, width=room)
-        sheet.label(f"{count} of {of} ({count / of:.0%})", x + grid.size[0] + 8, top + sheet.line, width=room)
+        left = x + grid.size[0] + 8
+        sheet.label(probes.name(true), left, top, width=room)
+        times = f": {count} of {of} ({percent(count / of)})"
+        name = shorten(f"taken for {probes.name(said)}", room - font(sheet.text).getlength(times), sheet.text)
+        sheet.label(name + times, left, top + sheet.line)
         items.append({"true": probes.name(true), "predicted": probes.name(said), "count": count, "of": of})
     facts_ = {**about, "scale": None, "rows": list(range(len(pairs))), "columns": ["example"], "items": items}
-    return sheet.picture(main=grid, colormap=None, legend=LEGEND, about=facts_)
+    return sheet.picture(main=grid, colormap=None, legend=LEGEND, about=facts_, budget=BUDGET)
 
 
 def _tiles(pairs: list[tuple[int, int]], probes: Probes, examples: Examples) -> Tensor:

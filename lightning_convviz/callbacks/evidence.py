@@ -57,6 +57,7 @@ def merged(parts: Sequence[Evidence | None], count: int) -> Evidence | None:
     found = [part for part in parts if part is not None]
     if not found:
         return None
+    found = [part for part in found if part.probes.images.shape[1:] == found[0].probes.images.shape[1:]]
     confidence = torch.cat([part.confidence for part in found if part.confidence is not None])
     looks = [part.look for part in found]
     joined = Evidence(
@@ -77,6 +78,7 @@ def _joined(parts: Sequence[Probes]) -> Probes:
     return replace(
         parts[0],
         masks=None,  # mistakes have none
+        class_names=max((part.class_names for part in parts if part.class_names), key=len, default=None),
         images=torch.cat([part.images for part in parts]),
         labels=torch.cat(labels) if len(labels) == len(parts) else None,
         ids=[name for part in parts for name in part.ids or ()],
@@ -91,9 +93,10 @@ def joined(parts: Sequence[Probes]) -> Probes:
 
 def of_mistakes(found: Found, like: Probes, ids: Sequence[int]) -> Probes:
     """Mistakes as probes, with class names and display as others of the same data."""
-    names = like.class_names
-    if names is not None and int(found.labels.max()) >= len(names):
-        names = None
+    highest = int(found.labels.max())
+    names = None if like.class_names is None else [like.name(label) for label in range(highest + 1)]
+    if like.class_names is not None and names is not None:
+        names = [*names, *like.class_names[highest + 1 :]]
     return Probes(found.images, found.labels, names, ids=tuple(ids), others=found.others, space=like.space)
 
 
@@ -122,6 +125,9 @@ def facts(probes: Probes, logits: Tensor) -> list[dict[str, Any]]:
     return items
 
 
+WIDTH = 46  # letters that fit above a row
+
+
 def called(name: int | str) -> str:
     """A picture's name in a caption: a place in the data with a mark."""
     return f"#{name}" if isinstance(name, int) else name
@@ -131,9 +137,41 @@ def row(item: dict[str, Any]) -> Row:
     """The line above a picture's maps."""
     if item["predicted"] is None:
         return Row(f"{called(item['id'])}: not a number", None, item)
-    rest = {True: "then", False: "is", None: "or"}[item["right"]]
-    text = (
-        f"{called(item['id'])}: {item['predicted']} {item['p_predicted']:.0%}, {rest} {item['instead']} "
-        f"{item['p_instead']:.0%}, margin {item['margin']:.2g}"
-    )
-    return Row(text, item["right"], item)
+    rest = {True: "2nd", False: "truth", None: "2nd"}[item["right"]]
+    head, middle = f"{called(item['id'])} says ", f" {percent(item['p_predicted'])}, {rest} "
+    tail, margin = f" {percent(item['p_instead'])}", f", margin {number(item['margin'])}"
+    names = [item["predicted"], item["instead"]]
+    used = len(head) + len(middle) + len(tail)
+    if used + len(margin) + sum(map(len, names)) > WIDTH:
+        margin = ""
+    room = max(WIDTH - used - len(margin), 12)
+    first = max(room // 2, room - len(names[1]))
+    said, other = cut(names[0], first), cut(names[1], max(room // 2, room - len(names[0])))
+    return Row(f"{head}{said}{middle}{other}{tail}{margin}", item["right"], item)
+
+
+def percent(share: float) -> str:
+    """A probability for people.
+
+    >>> percent(0.123), percent(0.001), percent(0.0)
+    ('12%', '<1%', '<1%')
+    """
+    return f"{share:.0%}" if share >= 0.005 else "<1%"
+
+
+def number(value: float) -> str:
+    """Two digits, and no powers of ten where they can be avoided.
+
+    >>> number(0.123), number(12.3), number(26000.0)
+    ('0.12', '12', '26000')
+    """
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"
+
+
+def cut(name: str, width: int) -> str:
+    """A name of at most `width` letters.
+
+    >>> cut("African elephant", 9)
+    'African…'
+    """
+    return name if len(name) <= width else name[: width - 1].rstrip() + "…"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_convviz.callbacks import memory
-from lightning_convviz.callbacks.evidence import Evidence, joined
+from lightning_convviz.callbacks.evidence import WIDTH, Evidence, cut, joined, percent
 from lightning_convviz.callbacks.scene import Moment
 from lightning_convviz.history import Frame, History
 from lightning_convviz.probes import Probes
@@ -42,7 +42,7 @@ class Followed:
         """Fill free places with mistakes that are not followed yet; returns all that is followed, as seen now."""
         known = set() if self.probes is None else set(self.probes.ids or ())
         free = self.count - len(known)
-        if mistakes is None or free <= 0:
+        if mistakes is None or free <= 0 or not self._fits(mistakes.probes, seen):
             return seen
         fresh = [row for row, name in enumerate(mistakes.probes.ids or ()) if name not in known][:free]
         if not fresh:
@@ -50,6 +50,15 @@ class Followed:
         new = mistakes.take(fresh)
         self.probes = new.probes if self.probes is None else joined([self.probes, new.probes])
         return new if seen is None else _appended(seen, new, self.probes)
+
+    def _fits(self, fresh: Probes, seen: Evidence | None) -> bool:
+        """Whether more pictures can stand in one batch with those that are followed."""
+        if self.probes is None:
+            return True
+        same = (
+            fresh.images.shape[1:] == self.probes.images.shape[1:] and fresh.others.keys() == self.probes.others.keys()
+        )
+        return same and seen is not None
 
     def note(self, seen: Evidence, facts: Sequence[Mapping[str, Any]], moment: Moment) -> None:
         """One more drawing."""
@@ -69,7 +78,7 @@ class Followed:
         sheet.write(title, bold=True)
         sheet.write(moment.caption)
         bar(sheet, scale)
-        for place, text in enumerate(["input", *(f"ep. {frame.epoch}" for frame in frames)]):
+        for place, text in enumerate(["input", *self._when()]):
             sheet.label(text, MARGIN + place * (width + GAP), sheet.y, width=width)
         sheet.y += sheet.line
         tiles = torch.stack(columns, dim=1).flatten(0, 1)
@@ -85,6 +94,13 @@ class Followed:
         }  # fmt: skip
         return sheet.picture(main=grid, colormap=None, legend=LEGEND, about=facts, budget=BUDGET)
 
+    def _when(self) -> list[str]:
+        """What the columns are called: by epoch, or where several are of one by step."""
+        frames = self._history.frames
+        epochs = [frame.epoch for frame in frames]
+        distinct = len(set(epochs)) == len(epochs)
+        return [f"ep. {frame.epoch}" if distinct else f"s. {frame.step}" for frame in frames]
+
     def _tiles(self, photos: Tensor, frame: Frame, scale: Scale) -> Tensor:
         maps = frame.maps()
         shown = covered(photos[: len(maps)], maps, scale)
@@ -97,13 +113,16 @@ class Followed:
         x, y = corner
         said = [item["predicted"] or "not a number" for item in past if item is not None]
         runs = [(name, len(list(group))) for name, group in groupby(said)]
-        story = ", ".join(name if times == 1 else f"{name} ({times} x)" for name, times in runs)
-        text = f"is {self._true(row)}; said {story}"
+        story = [cut(name, 14) if times == 1 else f"{cut(name, 14)} ({times}x)" for name, times in runs]
+        head = f"truth {cut(self._true(row), 14)}; said "
+        while len(story) > 2 and len(head + ", ".join(story)) > WIDTH:
+            story = ["…", *story[2:]]  # the end counts
+        text = head + ", ".join(story)
         sheet.label(text, x, y - sheet.line - 2, width=sheet.width - 2 * MARGIN)
         for place, item in enumerate(past, start=1):
             if item is not None:
                 mark, color = MARKS[item["right"]]
-                share = "" if item["p_true"] is None else f"{item['p_true']:.0%}"
+                share = "" if item["p_true"] is None else percent(item["p_true"])
                 sheet.label(f"{mark}{share}", x + place * dx, y + height + 1, color=color, width=dx - GAP)
 
     def _true(self, row: int) -> str:

@@ -31,6 +31,7 @@ class Part:
     table: Tensor | None = None
     examples: Examples = field(default_factory=dict)
     seen: int = 0
+    labeled: int = 0
     scalars: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -48,7 +49,8 @@ class GradCAMLogger(Watcher):
         method: a name in `cams.METHODS`, `cams.EXTENDED` or `cams.FUSIONS`, or a function
             (activations, gradients) -> signed map.
         target: `"auto"`, both classes and the difference as above; or one column for `"predicted"`, `"label"`,
-            `"second"`, `"finer"`, a class, or a function logits -> (n,), see `targets`.
+            `"second"`, `"finer"`, a class, or a function logits -> (n,), see `targets`, which need not be a class: with
+            one there are no mistakes.
         finer: a second, finer layer that is explained with HiResCAM beside; `"auto"` takes the resolution before the
             last where pictures are at most 128 pixels large; None leaves it out.
         signed: show evidence against a class too, on a diverging scale.
@@ -125,6 +127,7 @@ class GradCAMLogger(Watcher):
     def begin(self) -> None:
         mistakes = self.num_mistakes if self.lens.has_classes else 0
         self.hears = self.shares = mistakes > 0
+        self.classifies = self.lens.has_classes
         self.lens.begin()
         self._mistakes = Mistakes(max(mistakes, 1))
         self._followed = Followed(mistakes)
@@ -167,7 +170,7 @@ class GradCAMLogger(Watcher):
         mistakes, followed = None, None
         if found is not None and len(found):
             # Of several ranks: the index in the data, as Lightning's own sampler deals them out.
-            first, step = (ranks.rank, ranks.world) if self.turn.shared else (0, 1)
+            first, step = (ranks.rank, ranks.world) if ranks.replicated else (0, 1)
             pictures = of_mistakes(found, view.probes, [first + step * place for place in found.places.tolist()])
             look = view.explain(pictures, self.lens.explanations(pictures, pair=True))
             mistakes = Evidence(pictures, look, found.confidence).cpu()
@@ -175,12 +178,24 @@ class GradCAMLogger(Watcher):
             pinned = self._followed.probes
             followed = Evidence(pinned, view.explain(pinned, self.lens.explanations(pinned, pair=True))).cpu()
         measures = self.trust and (ranks.leads or ranks.sharded)
-        scalars = self._trusted.measure(view, self.lens, self.output) if measures else {}
+        scalars = self._measured(view) if measures else {}
         table = self._mistakes.table if self.hears else None
-        return Part(
+        part = Part(
             mistakes, followed, None if table is None else table.cpu(), self._mistakes.examples() if self.hears else {},
-            self._mistakes.seen, scalars,
+            self._mistakes.seen, self._mistakes.labeled(), scalars,
         )  # fmt: skip
+        self._mistakes.clear()  # nothing stays on the device while training goes on
+        return part
+
+    def _measured(self, view: View) -> Mapping[str, float]:
+        """Numbers, which must not cost pictures: where memory does not suffice, none."""
+        try:
+            return self._trusted.measure(view, self.lens, self.output)
+        except torch.OutOfMemoryError as error:
+            if self.turn.session.ranks.sharded:
+                raise
+            self.turn.failures.tell("measure how far to trust its heatmaps", error)
+            return {}
 
     def _deaf(self, why: str) -> None:
         if self.hears and self.turn.session.ranks.leads:
@@ -191,17 +206,20 @@ class GradCAMLogger(Watcher):
     def draw(self, view: View, parts: list[Any]) -> dict[str, Picture]:
         mistakes = merged([part.mistakes for part in parts], self.num_mistakes)
         followed = parts[0].followed
-        if not view.moment.initial:
-            followed = self._followed.pin(mistakes, followed)
+        follows = view.moment.training and not view.moment.initial
+        followed = self._followed.pin(mistakes, followed) if follows else None
         probes = Evidence(view.probes, view.look)
-        page = lens.Page(self.lens, view, self._scales, [each for each in (probes, mistakes) if each is not None])
+        scales = self._scales if view.moment.training else dict(self._scales)
+        page = lens.Page(self.lens, view, scales, [each for each in (probes, mistakes) if each is not None])
         pictures = {f"{self.name}/probes": page.probes(probes)}
         seen, table = sum(part.seen for part in parts), _summed([part.table for part in parts])
         if self.hears and seen:
-            pictures[f"{self.name}/mistakes"] = page.mistakes(mistakes, table, seen)
+            pictures[f"{self.name}/mistakes"] = page.mistakes(
+                mistakes, table, seen, sum(part.labeled for part in parts)
+            )
             if table is not None:
                 pictures[f"{self.name}/confusions"] = page.confusions(_best([part.examples for part in parts]), table)
-        if followed is not None and followed.look.logits is not None and not view.moment.initial:
+        if followed is not None and followed.look.logits is not None:
             self._followed.note(followed, facts(followed.probes, followed.look.logits), view.moment)
             pictures[f"{self.name}/followed"] = page.followed(self._followed)
         self._scalars = {f"trust/{name}": value for name, value in parts[0].scalars.items()}

@@ -25,6 +25,7 @@ class Hooks:
 
     def __init__(self) -> None:
         self.receiver: str | None = None
+        self._module: nn.Module | None = None
         self._images: Tensor | None = None
         self._handles: list[RemovableHandle] = []
         self._answers: dict[Watcher, Answers] = {}
@@ -32,8 +33,9 @@ class Hooks:
     def open(self, module: nn.Module, watchers: Sequence["Watcher"]) -> None:
         """At the start of a validation: let observers see the user's own forward."""
         self.close()
+        self._module = module
         parts = _visible(module)
-        self._answers = {watcher: Answers() for watcher in watchers if watcher.hears}
+        self._answers = {each: Answers(partial(_is_due, each)) for each in watchers if each.hears}
         unguided = any(watcher.forward_ is None for watcher in watchers)
         if unguided and self.receiver is None and not _lightning.has_forward(module):
             for name, part in parts.items():
@@ -51,7 +53,7 @@ class Hooks:
         """At the end of a validation, or of the run: no hook stays behind."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._answers, self._images = [], {}, None
+        self._handles, self._answers, self._images, self._module = [], {}, None, None
 
     def _speaker(self, watcher: "Watcher", module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module | None:
         """The part whose output the user's own validation takes for logits, if its hooks fire."""
@@ -61,7 +63,8 @@ class Hooks:
             return None
         if _lightning.has_forward(module):
             return None if _lightning.is_compiled(module) else module
-        return None if self.receiver is None else parts.get(self.receiver)
+        receiver = None if self.receiver is None else parts.get(self.receiver)
+        return receiver if receiver is not None and _is_whole(module, receiver) else None
 
     def before(self, trainer: Any, batch: Any) -> None:
         """Before a batch is validated: know its images, to see where they go in."""
@@ -75,7 +78,7 @@ class Hooks:
         if self.receiver is None and any(given is self._images for given in [*args[:1], *kwargs.values()]):
             self.receiver = name
             for watcher, answers in self._answers.items():
-                if watcher.forward_ is None:
+                if watcher.forward_ is None and self._module is not None and _is_whole(self._module, part):
                     self._handles.append(part.register_forward_hook(answers.take))
 
     def after(self, trainer: Any, batch: Any, loader: int, returned: Any) -> None:
@@ -86,6 +89,15 @@ class Hooks:
             if watcher.hears and watcher.turn.due and here:
                 hear(watcher, answers, trainer, batch, returned)
             answers.clear()
+
+
+def _is_due(watcher: "Watcher") -> bool:
+    return watcher.turn.due
+
+
+def _is_whole(module: nn.Module, part: nn.Module) -> bool:
+    """Whether a part holds all that is learned: of a backbone before a head the output is no answer."""
+    return sum(1 for _ in part.parameters()) == sum(1 for _ in module.parameters())
 
 
 def _visible(module: nn.Module) -> dict[str, nn.Module]:

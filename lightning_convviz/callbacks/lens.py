@@ -15,7 +15,7 @@ from lightning_convviz.callbacks.scene import Scene, View
 from lightning_convviz.mistakes import Examples
 from lightning_convviz.probes import Probes
 from lightning_convviz.render import Picture
-from lightning_convviz.render.heat import Column, Row, Scale, heat_rows, words
+from lightning_convviz.render.heat import FAINT, Column, Row, Scale, heat_rows, words
 
 SMALL = 128  # pixels: pictures up to this size are explained at a second, finer resolution too
 
@@ -78,27 +78,26 @@ class Lens:
     ) -> str:
         """Choose the layers, once; what there is to say of the choice, once."""
         names = {self.layer} if isinstance(self.layer, str) else {*self.layer}
-        if self._sure and names <= scene.runs.keys():
+        if names and self._sure and names <= scene.runs.keys():
             return ""
         images = scene.probes.images
         named = [] if self._layer == "auto" else layers.find(model, self._layer, argument="layer")
-        note = ""
-        self._sure = True
+        note, sure = "", True
         small = self._finer == "auto" and max(images.shape[2:]) <= SMALL
-        self.finer = None if self._finer in ("auto", None) else layers.find_one(model, self._finer, argument="finer")
+        finer = None if self._finer in ("auto", None) else layers.find_one(model, self._finer, argument="finer")
         if not named or (small and reshape is None):
             choice = cams.choose(
                 model, images, forward=scene.forward, output=output, others=scene.others, runs=scene.runs
             )
-            named, note, self._sure = named or [choice.layer], "" if named else choice.note, choice.sure
+            named, note, sure = named or [choice.layer], "" if named else choice.note, choice.sure
             if self.fuses and self._layer == "auto" and choice.finer:
                 named = [choice.finer, choice.layer]
-            self.finer = choice.finer if small and choice.finer not in named else self.finer
+            finer = choice.finer if small and choice.finer not in named else finer
         if self._layer != "auto":
             layers.require_ran(scene.runs, named, argument="layer")
         if not self.fuses and len(named) > 1:
             layers.find_one(model, str(self._layer), argument="layer")
-        self.layer = tuple(named) if self.fuses else named[0]
+        self.layer, self.finer, self._sure = tuple(named) if self.fuses else named[0], finer, sure
         told, self._note = self._note, note
         return note if note != told else ""
 
@@ -117,10 +116,21 @@ class Lens:
             wanted.append(cams.Explanation(self.finer, wanted[0].target, "hirescam"))
         return wanted
 
+    def classes(self, logits: Tensor, probes: Probes) -> Tensor | None:
+        """The class that the first map of each picture explains; None where it explains no class."""
+        if not self.has_classes or logits.ndim != 2:
+            return None
+        if isinstance(self.target, int):
+            return torch.full((len(logits),), self.target, device=logits.device)
+        if self.target == "label" and probes.labels is not None:
+            return torch.as_tensor(probes.labels, device=logits.device)
+        return logits.argsort(dim=1, descending=True)[:, 1 if self.target == "second" else 0]
+
     def kept(self) -> dict[str, Any]:
         """What a resumed run goes on with."""
         layer = self.layer if isinstance(self.layer, str) else list(self.layer)
-        chosen = [repr(self._layer), repr(self._finer), self.called]
+        target = self.target if isinstance(self.target, str | int) else getattr(self.target, "__name__", "own")
+        chosen = [repr(self._layer), repr(self._finer), self.called, repr(target)]
         return {"chosen": chosen, "layer": layer, "finer": self.finer, "sure": self._sure}
 
     def keep(self, state: Mapping[str, Any]) -> bool:
@@ -138,15 +148,16 @@ class Page:
     def __init__(self, lens: Lens, view: View, scales: dict[str, float], seen: Sequence[Evidence]) -> None:
         self.lens, self.view = lens, view
         uniform = bool(view.look.uniform[0])
-        unit = cams.unit(lens.method, uniform)
-        per = f"{unit} a cell"
+        unit = cams.unit(lens.method, uniform) if lens.has_classes else "units of the score"
+        self.units = f"scales in {unit} a cell" + (", finer in logits" if lens.finer and unit != "logits" else "")
         pair = [each.look.maps[:2] if self._has_pair(each) else each.look.maps[:1] for each in seen]
-        high = _high(scales, "evidence", [maps for group in pair for maps in group])
-        self.evidence = Scale("evidence", high, per, lens.signed)
+        high = _high(scales, "evidence", [group[0] for group in pair])
+        self.evidence = Scale("evidence", high, unit, lens.signed)
         gaps = [group[0] - group[1] for group in pair if len(group) == 2]
-        self.difference = Scale("difference", _high(scales, "difference", gaps), per, True)
-        fine = [each.look.maps[-1] for each in seen] if lens.finer else []
-        self.finer = Scale("finer", _high(scales, "finer", fine), "logits a cell", lens.signed)
+        self.difference = Scale("the other", _high(scales, "difference", gaps), unit, True, "predicted")
+        fine = _high(scales, "finer", [each.look.maps[-1] for each in seen] if lens.finer else [])
+        # What is nothing beside the evidence is not to be blown up to full color.
+        self.finer = Scale("finer", max(fine, FAINT * high), "logits", lens.signed)
 
     def _has_pair(self, seen: Evidence) -> bool:
         return len(seen.look.maps) - (self.lens.finer is not None) == 2
@@ -173,14 +184,14 @@ class Page:
         lens = self.lens
         photos = seen.probes.shown()
         y, x = seen.look.maps[-1].shape[1:]
-        fine = [f"finer: hirescam at {lens.finer}, {y} × {x}"] if lens.finer else []
+        fine = [f"finer: hirescam at {lens.finer}, {y}×{x}"] if lens.finer else []
         about = {**self._about(kind), "method": lens.called, "rows": list(seen.probes.ids or ()), **more}
         return heat_rows(
             photos,
             self._columns(seen, "true" if kind == "mistakes" else "true / 2nd"),
             rows,
             title=title,
-            captions=[*captions, *fine],
+            captions=[*captions, *fine, self.units],
             legend=legend,
             about=about,
         )
@@ -193,12 +204,12 @@ class Page:
     def _where(self) -> str:
         name = self.lens.layer if isinstance(self.lens.layer, str) else " + ".join(self.lens.layer)
         y, x = self.view.look.maps[0].shape[1:]
-        return f"({self.lens.called}) at {name}, {y} × {x}"
+        return f"({self.lens.called}) at {name}, {y}×{x}"
 
     def probes(self, seen: Evidence) -> Picture:
         """`gradcam/probes`."""
         logits = seen.look.logits
-        classes = logits is not None and logits.ndim == 2
+        classes = self.lens.has_classes and logits is not None and logits.ndim == 2
         items = facts(seen.probes, logits) if classes and logits is not None else [{}] * len(seen)
         right = [item["right"] for item in items if item.get("right") is not None]
         score = f" · {sum(right)} of {len(right)} probes right" if right else ""
@@ -207,7 +218,7 @@ class Page:
         what = "Evidence for a class" if self.lens.has_classes else "Evidence"
         return self._page("gradcam", seen, rows, f"{what} {self._where}", [self.view.moment.caption + score], PROBES)
 
-    def mistakes(self, seen: Evidence | None, table: Tensor | None, count: int) -> Picture:
+    def mistakes(self, seen: Evidence | None, table: Tensor | None, count: int, labeled: int) -> Picture:
         """`gradcam/mistakes`: also where there are none."""
         wrong = None if table is None else int(table.sum() - table.diagonal().sum())
         share = f"{wrong} wrong of {count} seen" if wrong is not None else f"{count} seen"
@@ -215,7 +226,8 @@ class Page:
         counts = {"validated": count, "wrong": wrong}
         about = {**self._about("mistakes"), **counts}
         if seen is None:
-            return words("No mistakes in this validation", captions, legend=MISTAKES, about=about)
+            title = "No mistakes in this validation" if labeled else "No labeled pictures with finite logits"
+            return words(title, captions, legend=MISTAKES, about=about)
         assert seen.look.logits is not None  # mistakes have logits
         rows = [row(item) for item in facts(seen.probes, seen.look.logits)]
         title = f"The {len(seen)} most confident mistakes {self._where}"
@@ -224,7 +236,7 @@ class Page:
     def followed(self, followed: Followed) -> Picture:
         """`gradcam/followed`."""
         scale = Scale("evidence", self.evidence.high, self.evidence.unit)
-        title = f"Mistakes followed {self._where}"
+        title = f"Mistakes followed {self._where}: evidence for what was said, below it p(true class)"
         return followed.picture(self.view.moment, scale, title, self._about("followed"))
 
     def confusions(self, examples: Examples, table: Tensor) -> Picture:
@@ -233,9 +245,9 @@ class Page:
 
 
 def _high(scales: dict[str, float], name: str, maps: Sequence[Tensor]) -> float:
-    """The kept end of a scale: when it is chosen, three quarters of the maps have their peak below it."""
+    """The kept end of a scale: when it is chosen, nine of ten maps have their peak below it."""
     if not maps:
         return 1.0
     peaks = torch.cat([each.detach().float().abs().flatten(1).amax(1).cpu() for each in maps])
     peaks = peaks[peaks.isfinite() & (peaks > 0)]
-    return hold(scales, name, float(peaks.quantile(0.75)) if len(peaks) else 0.0)
+    return hold(scales, name, float(peaks.quantile(0.9)) if len(peaks) else 0.0)

@@ -11,7 +11,7 @@ from lightning_convviz.probes import Probes
 if TYPE_CHECKING:
     from lightning_convviz.callbacks.base import Watcher
 
-VERSION = 1
+VERSION = 2
 LIMIT = 5_000_000  # bytes of one callback's state: a checkpoint is the user's, and written often
 
 
@@ -50,7 +50,7 @@ def unpacked(state: Mapping[str, Any]) -> Probes:
 def state(watcher: "Watcher") -> dict[str, Any]:
     """What a callback goes on with when its run is resumed."""
     turn = watcher.turn
-    found = {"v": VERSION, "schedule": turn.schedule.state(), "kept": watcher.kept(), "probes": None}
+    found: dict[str, Any] = {"v": VERSION, "schedule": turn.schedule.state(), "kept": watcher.kept(), "probes": None}
     probes = turn.session.collected(watcher)
     if probes is not None:
         plain = packed(probes)

@@ -26,6 +26,7 @@ class Ranks:
         rank: of this process.
         world: how many there are.
         sharded: whether all have to run every forward together.
+        replicated: whether each has the whole model, and a share of the data.
         sharing: whether all take part of the work; agreed upon when training starts.
     """
 
@@ -33,6 +34,8 @@ class Ranks:
         self.rank: int = 0 if trainer is None else trainer.global_rank
         self.world: int = 1 if trainer is None else trainer.world_size
         self.sharded = trainer is not None and self.world > 1 and _lightning.is_sharded(trainer.strategy)
+        # Each rank validates a share of the data, every `world`-th picture, as Lightning's sampler deals them out.
+        self.replicated = trainer is not None and self.world > 1 and _lightning.is_replicated(trainer.strategy)
         self.sharing = False
 
     @property

@@ -36,12 +36,14 @@ class Moment:
         step: `trainer.global_step`.
         caption: the same for a reader.
         initial: whether this is the network before its first step.
+        training: whether it is being trained, and not looked at by a validation or test of its own.
     """
 
     epoch: int
     step: int
     caption: str
     initial: bool = False
+    training: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Scene:
 def key(watcher: "Watcher") -> tuple[int, ...]:
     """Callbacks with the same key look at the same probes through the same forward, and read its output alike."""
     own = (0, 0) if watcher.given is not None else (watcher.num_probes, watcher.dataloader_idx)
-    return id(watcher.given), *own, id(watcher.forward_), id(watcher.output), id(watcher.reshape)
+    return id(watcher.given), *own, id(watcher.forward_), id(watcher.output), id(watcher.reshape), watcher.classifies
 
 
 def looked(scene: Scene, module: nn.Module, sharers: Mapping["Watcher", Wants]) -> dict["Watcher", cams.Look]:
@@ -172,7 +174,7 @@ def checked(chosen: Probes, output: Any, watcher: "Watcher") -> Probes:
     except ValueError:  # no classifier: nobody asks for its classes
         return chosen
     highest = -1 if chosen.labels is None else int(torch.as_tensor(chosen.labels).max())
-    if highest < classes:
+    if highest < classes or not watcher.classifies:
         return chosen
     if watcher.given is not None:
         raise ValueError(f"`probes` has label {highest}; the model has classes 0 to {classes - 1}.")

@@ -82,4 +82,4 @@ def moment(trainer: Any, loaded: tuple[int, int] | None, initial: bool) -> Momen
         network = f"epoch {epoch} · step {step}"
     else:
         network = "the weights as given"
-    return Moment(epoch, step, f"{_lightning.stage(trainer)} · {network}", initial)
+    return Moment(epoch, step, f"{_lightning.stage(trainer)} · {network}", initial, training=False)

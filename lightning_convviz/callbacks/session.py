@@ -191,7 +191,10 @@ class Session:
         returned: list[Any] = []
         with torch.no_grad():
             runs = layers.survey(module, lambda: returned.append(tried(forward, images, arguments)))
-        chosen = checked(chosen, returned[0], watcher)
+        had, chosen = chosen.labels is not None, checked(chosen, returned[0], watcher)
+        if had and chosen.labels is None:  # they were something else than labels, and so are those of the batches
+            for each in self.watchers:
+                each.hears = each.hears and each.given is not None
         parts = [id(part) for part in module.modules()]
         return Scene(chosen, chosen.shown(), call, forward, arguments, runs, parts)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightning_convviz import outputs, trust
 from lightning_convviz.callbacks.scene import View
@@ -15,7 +16,8 @@ from lightning_convviz.cams.fusion import enlarge
 if TYPE_CHECKING:
     from lightning_convviz.callbacks.lens import Lens
 
-STEPS = 4  # of deletion and insertion
+CELLS = 32
+STEPS = 2  # of deletion and insertion: six forwards of the probes in all
 
 
 class Trusted:
@@ -30,22 +32,26 @@ class Trusted:
         own, images = view.look.maps[0].detach(), view.probes.images
         assert view.look.logits is not None  # explanations read them
         heat = self._heat(own, images)
-        forward = partial(_answers, view, output) if lens.has_classes else None
+        classes = lens.classes(view.look.logits, view.probes)
+        forward = None if classes is None else partial(_answers, view, output)
         given = view.probes.masks
         masks = None if given is None else given.to(heat.device)
+        classes = torch.zeros(len(images), dtype=torch.long) if classes is None else classes
         with torch.no_grad():
             found = trust.report(
-                forward, images, heat, view.look.logits.flatten(1).argmax(1), steps=STEPS, masks=masks,
+                forward, images, heat, classes, steps=STEPS, masks=masks, chunk=len(images),
                 before=self._like(self._before, own, images), initial=self._like(self._initial, own, images),
             )  # fmt: skip
         if view.moment.initial:
-            self._initial = own.cpu()
-        self._before = None if view.moment.initial else own.cpu()
+            self._initial = _small(own)
+        if view.moment.training:
+            self._before = None if view.moment.initial else _small(own)
         return {name: value for name, value in trust.mean(found).items() if math.isfinite(value)}
 
     def _like(self, kept: Tensor | None, own: Tensor, images: Tensor) -> Tensor | None:
-        """Maps of another drawing as heat; none where another layer was explained."""
-        return None if kept is None or kept.shape != own.shape else self._heat(kept.to(own), images)
+        """Maps of another drawing as heat; none where their number or size tells that they are of something else."""
+        fits = kept is not None and kept.shape == _small(own).shape
+        return self._heat(kept.to(own), images) if fits and kept is not None else None
 
     @staticmethod
     def _heat(maps: Tensor, images: Tensor) -> Tensor:
@@ -60,6 +66,15 @@ class Trusted:
     def keep(self, state: Mapping[str, Any]) -> None:
         """Go on with what an earlier run kept."""
         self._initial, self._before = state["initial"], state["before"]
+
+
+def _small(maps: Tensor) -> Tensor:
+    """Maps as 256 levels of at most 32 x 32, in main memory: what they are compared by is the order of their values."""
+    maps = maps.detach().float().nan_to_num(0, 0, 0).clamp(min=0)
+    if maps.shape[1] > CELLS or maps.shape[2] > CELLS:
+        maps = F.adaptive_avg_pool2d(maps, (min(maps.shape[1], CELLS), min(maps.shape[2], CELLS)))
+    peak = maps.amax((1, 2), keepdim=True).clamp(min=1e-12)
+    return (maps * (255 / peak)).round().to(torch.uint8).cpu()
 
 
 def _answers(view: View, output: Callable[..., Any] | None, images: Tensor) -> Tensor:

@@ -92,7 +92,8 @@ def choose(
         if live and (layer or tail == names):
             return _choice(layer or live[-1], passed, maps, found, runs)
     note = "no gradient of the score reaches a map, as with a head of zeros: the last map was taken"
-    return Choice(names[-1], next(iter(_finer(names[-1], maps)), None), note, sure=False)
+    joined = [name for name in names if found.get(name) is not None] or names  # zero, but a part of the way
+    return Choice(joined[-1], None, note, sure=False)
 
 
 def _candidates(runs: Mapping[str, layers_.Run], image: tuple[int, ...]) -> dict[str, layers_.Layout]:

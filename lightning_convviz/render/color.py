@@ -69,7 +69,7 @@ def overlay(
 ) -> UInt8[Tensor, "n h w 3"]:
     """A heatmap over the gray picture; the hotter, the less of the picture shows, and without heat it is untouched.
 
-    The opacity is `0.8 sqrt|heat|`: weak evidence has to be seen, too.
+    The opacity is `0.8 |heat|^0.7`: weak evidence has to be seen, too, and noise not.
 
     Args:
         images: in [0, 1].
@@ -88,5 +88,5 @@ def overlay(
     heat = heat.float().nan_to_num(0).clamp(low, 1)
     table = colormap(name, images.device).float() / 255
     color = table[encode_values(heat, -1.0 if diverging else DARKEST / (DARKEST - 1), 1).long()]
-    opacity = OPACITY * heat.abs().sqrt()[..., None]
+    opacity = OPACITY * heat.abs().pow(0.7)[..., None]
     return rgb((gray * (1 - opacity) + color * opacity).permute(0, 3, 1, 2))

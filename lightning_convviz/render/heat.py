@@ -30,12 +30,14 @@ class Scale:
         high: the value at the end of the bar.
         unit: of the values.
         diverging: from `-high` over an untouched 0 to `high`; else from an untouched 0 to `high`.
+        upper: of a diverging scale, what the upper end speaks for; `title` is what the lower one does.
     """
 
     title: str
     high: float
     unit: str
     diverging: bool = False
+    upper: str = ""
 
     def heat(self, maps: Float[Tensor, "n y x"]) -> Float[Tensor, "n y x"]:
         """Values in [0, 1], or [-1, 1]."""
@@ -77,10 +79,11 @@ def fitted(photos: Float[Tensor, "n 3 h w"], side: int = SIDE) -> Float[Tensor, 
     if max(h, w) <= side // 2:
         zoom = side // max(h, w)
         return photos.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
-    size = max(1, round(h * side / w)), side
-    if w > side:
+    scale = min(side / w, 2 * side / h)  # of very tall ones the height is bounded
+    size = max(1, round(h * scale)), max(1, round(w * scale))
+    if scale < 1:
         return F.interpolate(photos, size=size, mode="area")
-    return photos if w == side else F.interpolate(photos, size=size, mode="bilinear", align_corners=False)
+    return photos if scale == 1 else F.interpolate(photos, size=size, mode="bilinear", align_corners=False)
 
 
 def covered(photos: Float[Tensor, "n 3 h w"], maps: Float[Tensor, "n y x"], scale: Scale) -> UInt8[Tensor, "n h w 3"]:
@@ -164,7 +167,7 @@ def bar(sheet: Sheet, scale: Scale) -> None:
     """A line of the page with a scale's colors between the values at their ends."""
     (high,) = numbers([scale.high])
     low = f"-{high}" if scale.diverging else "0"
-    sheet.scale_bar(f"{scale.title}: {low}", f"≥ {high} {scale.unit}", ramp=scale.ramp())
+    sheet.scale_bar(f"{scale.title} {low}", f"≥ {high} {scale.upper}".rstrip(), ramp=scale.ramp())
 
 
 def verdict(maps: Float[Tensor, "y x"], scale: Scale) -> tuple[str, ...]:
@@ -173,5 +176,5 @@ def verdict(maps: Float[Tensor, "y x"], scale: Scale) -> tuple[str, ...]:
     if not math.isfinite(peak):
         return "not a", "number"
     if peak <= 0:
-        return ("no", "difference") if scale.diverging else ("no positive", "evidence")
+        return ("none",)
     return ("hardly", "any") if peak < FAINT * scale.high else ()

@@ -8,8 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from lightning_convviz import GradCAMLogger, Probes
+from lightning_convviz import GradCAMLogger, Probes, cams, targets, trust
 from lightning_convviz.callbacks import memory
+from lightning_convviz.callbacks.evidence import Evidence
+from lightning_convviz.callbacks.followed import Followed
 
 VALIDATION = data(20, seed=1)
 
@@ -224,3 +226,154 @@ def test_a_checkpoint_stays_small_and_private(fit, tmp_path, monkeypatch, save_i
     assert memory.size(state) < 16_000
     assert state["kept"]["followed"] is None
     assert (state["probes"] is not None) == save_images
+
+
+def test_classes_without_a_name_and_pictures_that_grow_are_no_obstacle(fit):
+    """Names of two classes for a net of five; later validations bring larger pictures."""
+
+    class Grows(torch.utils.data.Dataset):
+        epoch = 0
+
+        def __len__(self):
+            return 20
+
+        def __getitem__(self, index):
+            image, label = VALIDATION[index]
+            return F.interpolate(image[None], scale_factor=2)[0] if self.epoch > 1 else image, label
+
+    class Turns(L.Callback):
+        def on_validation_epoch_end(self, trainer, pl_module):
+            Grows.epoch += 1
+
+    probes = Probes(VALIDATION.tensors[0][:4], [0, 1, 0, 1], class_names=["ant", "bee"])
+    val = DataLoader(Grows(), batch_size=8)
+    watcher = gradcam(probes=probes, num_mistakes=20)
+    trainer = fit([watcher, Turns()], val=val, max_epochs=4, module=Watched(Pooled()))
+    events = Events(trainer.logger.log_dir)
+    assert events.steps("gradcam/mistakes") == events.steps("gradcam/followed") == [6, 12, 18, 24]
+    names = {item["true"] for image in events.images("gradcam/mistakes") for item in facts(image)["items"]}
+    assert names & {"ant", "bee"}
+    assert names & {"class 2", "class 3", "class 4"}
+
+
+class Pooled(nn.Sequential):
+    """Takes pictures of any size."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_head_of_zeros_beside_an_auxiliary_branch_is_waited_for(fit, named):
+    class Zero(Pooled):
+        def __init__(self):
+            super().__init__()
+            self.side, self.extra = nn.Conv2d(6, 2, 3), nn.Conv2d(6, 2, 1)
+            nn.init.zeros_(self[4].weight)
+
+        def forward(self, images):
+            maps = self[1](self[0](images))
+            self.side(maps), self.extra(maps)
+            return self[4](self[3](self[2](maps)))
+
+    trainer = fit([gradcam(layer="net.1" if named else "auto")], module=Watched(Zero()))
+    assert last(trainer, "gradcam/probes")["layer"] == "net.1"
+
+
+def test_where_memory_does_not_suffice_for_the_numbers_the_pictures_are_there(fit, tiny):
+    class Scarce(tiny):
+        def forward(self, images):
+            if len(images) > 4 and not torch.is_grad_enabled() and self.watched:
+                raise torch.OutOfMemoryError("more than four images")
+            return super().forward(images)
+
+        watched = False
+
+    trainer = fit([gradcam(num_mistakes=0)], module=Watched(Scarce()))
+    Scarce.watched = True
+    events = Events(trainer.logger.log_dir)
+    assert events.steps("gradcam/probes") == [6, 12]
+    assert events.scalar("gradcam/trust/deletion")
+
+
+@pytest.mark.parametrize("target", [3, "second", "label"])
+def test_numbers_of_trust_are_of_the_class_that_is_explained(fit, target, monkeypatch):
+    asked = []
+    original = trust.report
+
+    def spy(forward, images, heat, classes, **options):
+        asked.append(classes.clone())
+        return original(forward, images, heat, classes, **options)
+
+    monkeypatch.setattr(trust, "report", spy)
+    images, labels = VALIDATION.tensors
+    trainer = fit([gradcam(target=target, probes=(images[:4], labels[:4]))])
+    best = trainer.lightning_module.eval()(images[:4]).argsort(dim=1, descending=True)
+    expected = {3: torch.full((4,), 3), "second": best[:, 1], "label": labels[:4]}[target]
+    assert torch.equal(asked[-1], expected)
+
+
+def test_a_target_that_is_no_class_is_not_captioned_as_one(fit):
+    """Embeddings of four numbers, probes with labels up to 4 and a similarity."""
+    images, labels = VALIDATION.tensors
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+
+    class Embeds(Watched):
+        def training_step(self, batch, batch_idx):
+            return self(batch[0]).square().mean()
+
+        def validation_step(self, batch, batch_idx):
+            self.log("val_loss", self(batch[0]).mean())
+
+    watcher = gradcam(target=targets.similarity(torch.ones(4)), probes=(images[:4], labels[:4]))
+    trainer = fit([watcher], module=Embeds(net))
+    carried = last(trainer, "gradcam/probes")
+    assert carried["items"] == [{"id": place} for place in range(4)]
+    assert Events(trainer.logger.log_dir).tags == {"gradcam/probes"}
+
+
+def test_a_validation_of_its_own_does_not_get_into_the_strips_of_the_training(fit, tmp_path):
+    watcher = gradcam(num_mistakes=3)
+    trainer = fit([watcher])
+    before = list(watcher._followed.probes.ids), len(watcher._followed._history.frames), dict(watcher._scales)
+    trainer.validate(trainer.lightning_module, DataLoader(data(20, seed=9), batch_size=8), verbose=False)
+    assert (list(watcher._followed.probes.ids), len(watcher._followed._history.frames), watcher._scales) == before
+
+
+def test_free_places_are_filled_by_mistakes_that_are_not_followed_yet():
+    followed, images = Followed(3), torch.zeros(4, 3, 8, 8)
+    logits = torch.eye(5)[:4]
+
+    def seen(rows):
+        probes = Probes(images[rows], [4] * len(rows), ids=rows)
+        return Evidence(probes, cams.Look(logits[rows], {}, [torch.zeros(len(rows), 2, 2)] * 2, []))
+
+    assert list(followed.pin(seen([2]), None).probes.ids) == [2]
+    assert list(followed.pin(seen([2, 0, 1, 3]), seen([2])).probes.ids) == [2, 0, 1]
+    assert list(followed.probes.ids) == [2, 0, 1]
+    assert list(followed.pin(None, seen([2, 0, 1])).probes.ids) == [2, 0, 1]
+
+
+def test_the_features_of_a_backbone_are_not_taken_for_logits(fit, tiny):
+    class Two(Inside):
+        def __init__(self):
+            super().__init__(nn.Sequential(nn.Conv2d(3, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+            self.head = nn.Linear(16, 5)
+
+        def training_step(self, batch, batch_idx):
+            return F.cross_entropy(self.head(self.net(batch[0])), batch[1])
+
+        def validation_step(self, batch, batch_idx):
+            self.log("val_loss", F.cross_entropy(self.head(self.net(batch[0])), batch[1]))
+
+    with pytest.warns(UserWarning, match=r"forward 0 times.*`logits=` a function"):
+        trainer = fit([gradcam()], module=Two())
+    assert "gradcam/mistakes" not in Events(trainer.logger.log_dir).tags
+
+
+def test_very_tall_pictures_make_no_endless_page(fit):
+    val = DataLoader([(torch.randn(3, 300, 12), index % 5) for index in range(8)], batch_size=4)
+    train = DataLoader([(torch.randn(3, 300, 12), index % 5) for index in range(8)], batch_size=4)
+    trainer = fit([gradcam()], module=Watched(Pooled()), train=train, val=val)
+    image = Events(trainer.logger.log_dir).images("gradcam/probes")[-1]
+    assert image.height < 4 * 260 + 200

@@ -167,7 +167,7 @@ def test_a_checkpoint_can_be_looked_at(fit, tiny, saved, tmp_path, stage):
     items = facts(picture)["items"]
     was = facts(Events(before.logger.log_dir).images("gradcam/probes")[-1])["items"]
     assert [item["p_predicted"] for item in items] == [item["p_predicted"] for item in was]
-    pages = [f"{stage}/gradcam/{page}" for page in ("probes", "mistakes", "confusions", "followed")]
+    pages = [f"{stage}/gradcam/{page}" for page in ("probes", "mistakes", "confusions")]
     assert events.epochs(f"{stage}/gradcam") == [{"v": 1, "epoch": facts(picture)["epoch"], "step": 12, "tags": pages}]
 
 
