@@ -84,7 +84,8 @@ class Mistakes:
     ) -> None:
         """Take a batch; images whose label is no class of the net (a mark for "not labeled") do not count.
 
-        Images of another shape than the first ones are counted, but not kept: they can't stand in one batch with them.
+        Images of another shape than the first ones, or with other inputs of another shape, are counted, but not kept:
+        they can't stand in one batch with them.
         """
         with torch.inference_mode(False), torch.no_grad():
             logits, labels = logits.detach().to(images.device, torch.float32), labels.to(images.device).long()
@@ -136,12 +137,9 @@ class Mistakes:
         if self._kept is None:
             self._kept = {name: _blank(rows, self.count) for name, rows in batch.items()}
             self._kept["scores"] -= 1
-        odd = [
-            name for name, kept in self._kept.items() if name not in batch or batch[name].shape[1:] != kept.shape[1:]
-        ]
-        if any(isinstance(name, str) for name in odd):
+        shapes = {name: rows.shape[1:] for name, rows in batch.items()}
+        if any(shapes.get(name) != kept.shape[1:] for name, kept in self._kept.items()):
             return
-        self._kept = {name: kept for name, kept in self._kept.items() if name not in odd}
         scores = torch.cat([self._kept["scores"], batch["scores"]])
         order = scores.sort(descending=True, stable=True).indices[: self.count]
         self._kept = {name: _picked(kept, batch[name], order) for name, kept in self._kept.items()}

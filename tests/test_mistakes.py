@@ -152,9 +152,10 @@ def test_inputs_of_another_name_or_length_do_not_get_into_each_other_s_way():
         others = {"scores": torch.full((2, 1), 9.0), "images": torch.ones(2, 1), "tokens": torch.ones(2, length)}
         mistakes.add(torch.zeros(2, 1, 2, 2), torch.tensor([1, 1]), torch.tensor([[2.0, 0.0]] * 2), others)
     found = mistakes.found()
-    assert found.images.shape == (4, 1, 2, 2)
+    assert found.images.shape == (2, 1, 2, 2), "what differs in length can't be kept"
     assert found.confidence.max() < 1
-    assert set(found.others) == {"scores", "images"}, "what differs in length can't be kept"
+    assert set(found.others) == {"scores", "images", "tokens"}
+    assert mistakes.table.sum() == 4
 
 
 def test_labels_in_few_bits_do_not_overflow():

@@ -125,7 +125,7 @@ def facts(probes: Probes, logits: Tensor) -> list[dict[str, Any]]:
     return items
 
 
-WIDTH = 46  # letters that fit above a row
+WIDTH = 50  # letters that fit above a row
 
 
 def called(name: int | str) -> str:

@@ -115,7 +115,7 @@ class Followed:
         runs = [(name, len(list(group))) for name, group in groupby(said)]
         story = [cut(name, 14) if times == 1 else f"{cut(name, 14)} ({times}x)" for name, times in runs]
         head = f"truth {cut(self._true(row), 14)}; said "
-        while len(story) > 2 and len(head + ", ".join(story)) > WIDTH:
+        while len(story) > 2 and len(head + ", ".join(story)) > WIDTH + 6:
             story = ["…", *story[2:]]  # the end counts
         text = head + ", ".join(story)
         sheet.label(text, x, y - sheet.line - 2, width=sheet.width - 2 * MARGIN)

@@ -131,6 +131,7 @@ class GradCAMLogger(Watcher):
         self.lens.begin()
         self._mistakes = Mistakes(max(mistakes, 1))
         self._followed = Followed(mistakes)
+        self._takes_others = True  # as long as it is not known what the forward takes
         self._trusted = Trusted()
         self._scales: dict[str, float] = {}
         self._scalars: dict[str, float] = {}
@@ -141,6 +142,7 @@ class GradCAMLogger(Watcher):
 
     @override
     def resolve(self, model: nn.Module, scene: Scene) -> None:
+        self._takes_others = bool(scene.others)
         note = self.lens.resolve(model, scene, self.output, self.reshape)
         if note:
             _lightning.rank_zero_info(f"{type(self).__name__} explains {self.lens.layer!r}: {note}.")
@@ -157,7 +159,7 @@ class GradCAMLogger(Watcher):
 
     @override
     def hear(self, images: Tensor, labels: Tensor, logits: Tensor, others: Mapping[str | int, Tensor]) -> None:
-        self._mistakes.add(images, labels, logits, others)
+        self._mistakes.add(images, labels, logits, others if self._takes_others else None)
 
     # -- the drawing -------------------------------------------------------------------------------------------------
 
