@@ -85,7 +85,7 @@ def test_followed_mistakes_go_on_after_a_resume(fit, tmp_path):
         enable_checkpointing=False, log_every_n_steps=1,
     )  # fmt: skip
     loaders = DataLoader(data(), batch_size=8, shuffle=True), DataLoader(VALIDATION, batch_size=8)
-    after.fit(before.lightning_module, *loaders, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    after.fit(before.lightning_module, *loaders, ckpt_path=tmp_path / "last.ckpt")
     carried = last(after, "gradcam/followed")
     assert carried["rows"] == pinned
     assert carried["columns"] == ["input", 0, 1, 2, 3]
