@@ -190,11 +190,11 @@ class GradCAMLogger(Watcher):
         return part
 
     def _measured(self, view: View) -> Mapping[str, float]:
-        """Numbers, which must not cost pictures: where memory does not suffice, none."""
+        """Numbers, which must not cost pictures: where they can't be had, none."""
         try:
             return self._trusted.measure(view, self.lens, self.output)
-        except torch.OutOfMemoryError as error:
-            if self.turn.session.ranks.sharded:
+        except Exception as error:
+            if self.turn.session.ranks.sharded:  # the others may be waiting
                 raise
             self.turn.failures.tell("measure how far to trust its heatmaps", error)
             return {}

@@ -280,20 +280,29 @@ def test_a_head_of_zeros_beside_an_auxiliary_branch_is_waited_for(fit, named):
     assert last(trainer, "gradcam/probes")["layer"] == "net.1"
 
 
-def test_where_memory_does_not_suffice_for_the_numbers_the_pictures_are_there(fit, tiny):
+def test_the_numbers_of_trust_ask_for_no_more_pictures_at_once_than_there_are_probes(fit, tiny):
     class Scarce(tiny):
         def forward(self, images):
-            if len(images) > 4 and not torch.is_grad_enabled() and self.watched:
-                raise torch.OutOfMemoryError("more than four images")
+            if len(images) > 8:  # a batch of the validation
+                raise torch.OutOfMemoryError("more than eight images")
             return super().forward(images)
 
-        watched = False
-
-    trainer = fit([gradcam(num_mistakes=0)], module=Watched(Scarce()))
-    Scarce.watched = True
-    events = Events(trainer.logger.log_dir)
+    events = Events(fit([gradcam(num_mistakes=0)], module=Watched(Scarce())).logger.log_dir)
     assert events.steps("gradcam/probes") == [6, 12]
-    assert events.scalar("gradcam/trust/deletion")
+    assert len(events.scalar("gradcam/trust/deletion")) == 2
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, ValueError])
+def test_numbers_that_can_t_be_had_cost_no_pictures(fit, monkeypatch, error):
+    def fails(*arguments, **options):
+        raise error("none today")
+
+    monkeypatch.setattr(trust, "report", fails)
+    with pytest.warns(UserWarning, match="could not measure how far to trust its heatmaps .*none today") as told:
+        events = Events(fit([gradcam(num_mistakes=0)]).logger.log_dir)
+    assert sum("none today" in str(one.message) for one in told) == 1
+    assert events.steps("gradcam/probes") == [6, 12]
+    assert not [tag for tag in events.scalars if "trust" in tag]
 
 
 @pytest.mark.parametrize("target", [3, "second", "label"])
