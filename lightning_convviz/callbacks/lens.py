@@ -154,7 +154,7 @@ class Page:
         high = _high(scales, "evidence", [group[0] for group in pair])
         self.evidence = Scale("evidence", high, unit, lens.signed)
         gaps = [group[0] - group[1] for group in pair if len(group) == 2]
-        self.difference = Scale("the other", _high(scales, "difference", gaps), unit, True, "predicted")
+        self.difference = Scale("the other", _high(scales, "difference", gaps), unit, True, "pred.")
         fine = _high(scales, "finer", [each.look.maps[-1] for each in seen] if lens.finer else [])
         # What is nothing beside the evidence is not to be blown up to full color.
         self.finer = Scale("finer", max(fine, FAINT * high), "logits", lens.signed)
