@@ -20,6 +20,7 @@ TAGS = (
     *(f"{name}/net.{layer}" for name in ("activations", "filters") for layer in ("conv1", "conv2", "late")),
     "gradcam/probes",
 )
+PAGES = {"gradcam/mistakes", "gradcam/confusions", "gradcam/followed"}  # where the probes are, if there are mistakes
 ALL = (6, 12, 18, 24)
 
 
@@ -180,7 +181,8 @@ def test_what_was_drawn_before_and_what_still_can_be_is_readable(ended, case):
         return
     steps = {tag: kill.but.get(tag, kill.steps) for tag in TAGS}
     assert {tag: tuple(events.steps(tag)) if tag in events.tags else () for tag in TAGS} == steps
-    assert events.tags <= set(TAGS)
+    assert events.tags <= {*TAGS, *PAGES}
+    assert all(set(events.steps(tag)) <= set(events.steps("gradcam/probes")) for tag in PAGES & events.tags)
     for tag in events.tags:
         for picture in events.images(tag):
             picture.load()

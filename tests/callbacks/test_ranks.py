@@ -102,7 +102,7 @@ def test_a_rank_that_fails_costs_its_pictures_and_nothing_else(tmp_path):
     assert ends(told, 1)
     assert told.count("could not draw (RuntimeError: rank 1: RuntimeError: rank 1 has no luck)") == 1
     events = Events(tmp_path / "watched")
-    assert events.tags == {"gradcam/probes"}
+    assert events.tags == {f"gradcam/{page}" for page in ("probes", "mistakes", "confusions", "followed")}
     assert len(events.steps("gradcam/probes")) == 3
 
 
