@@ -186,7 +186,7 @@ def test_what_was_drawn_before_and_what_still_can_be_is_readable(ended, case):
     for tag in events.tags:
         for picture in events.images(tag):
             picture.load()
-            assert min(picture.size) > 50
+            assert min(picture.size) > 30  # a page without anything to show is two lines
     if kill.like:
         assert repr(events.scalar("val_loss")) == repr(ended(kill.like, "bare").events.scalar("val_loss"))
 
