@@ -166,7 +166,8 @@ def _distance(setting: Any, tiny: Any, trainer: L.Trainer, seen: Seen) -> float:
     with trainer.precision_plugin.forward_context(), torch.enable_grad():
         logits = net(probes.images.clone())
     score = logits if logits.dtype == torch.float64 else logits.float()
-    (gradients,) = torch.autograd.grad(score.amax(1).sum(), kept[0])
+    best = score.argsort(dim=1, descending=True, stable=True)[:, :1]  # of equal ones, as rounding makes them, the first
+    (gradients,) = torch.autograd.grad(score.gather(1, best).sum(), kept[0])
     activations, gradients = kept[0].detach().double(), gradients.double()
     heat = (gradients.mean((2, 3), keepdim=True) * activations).sum(1)
     pairs = [(look.logits, logits.detach().double()), (look.maps[0], heat)]
