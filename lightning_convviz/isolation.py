@@ -242,13 +242,14 @@ def gradients(total: Tensor, inputs: Sequence[Tensor], **options: Any) -> tuple[
     return found
 
 
-def in_chunks(function: Callable[[slice], R], count: int, *, whole: bool = False) -> list[R]:
+def in_chunks(function: Callable[[slice], R], count: int, *, whole: bool = False, size: int | None = None) -> list[R]:
     """`function` over `slice(0, count)`, or over smaller and smaller slices where memory runs out.
 
     Args:
         function: computes the result for a slice of the images; must not depend on the others.
         count: how many images there are.
-        whole: all at once, or not at all: for ranks that have to stay in step.
+        whole: no smaller than asked for, or not at all: for ranks that have to stay in step.
+        size: how many at once, to begin with; all by default.
 
     Returns:
         The results in order, one for each slice that fitted.
@@ -257,7 +258,7 @@ def in_chunks(function: Callable[[slice], R], count: int, *, whole: bool = False
         torch.OutOfMemoryError: where even one image does not fit.
     """
     done: list[R] = []
-    start, size = 0, count
+    start, size = 0, min(count, size or count)
     while start < count:
         try:
             done.append(function(slice(start, min(start + size, count))))

@@ -21,7 +21,7 @@ ARROWS = {
     "cams": {"layers", "isolation", "outputs", "targets"},
     "canvas": set(),
     "transforms": set(),
-    "ascent": {"layers", "isolation", "canvas", "transforms"},
+    "ascent": {"layers", "isolation", "outputs", "canvas", "transforms"},
     "pixels": set(),
     "trust": set(),
     "mistakes": set(),

@@ -3,9 +3,21 @@ import math
 import pytest
 import torch
 
-from lightning_convviz.canvas import Box, Canvas, FourierCanvas, PixelCanvas, box, generators
+from lightning_convviz.canvas import (
+    CANVASES as NAMES,
+)
+from lightning_convviz.canvas import (
+    Box,
+    Canvas,
+    FourierCanvas,
+    PhaseCanvas,
+    PixelCanvas,
+    PlainCanvas,
+    box,
+    generators,
+)
 
-CANVASES = [PixelCanvas, FourierCanvas]
+CANVASES = [PixelCanvas, PlainCanvas, FourierCanvas, PhaseCanvas]
 SIZES = [(6, 8), (6, 7), (5, 8), (5, 7), (1, 1)]
 
 
@@ -14,7 +26,7 @@ def unit(channels=3, dtype=torch.float64):
 
 
 def test_the_table_of_canvases_is_complete():
-    assert set(CANVASES) == set(Canvas.__subclasses__())
+    assert set(CANVASES) == set(Canvas.__subclasses__()) == set(NAMES.values())
 
 
 @pytest.mark.parametrize("canvas", CANVASES)

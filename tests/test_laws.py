@@ -12,7 +12,7 @@ from torch import nn
 from lightning_convviz import layers
 from lightning_convviz.ascent import OBJECTIVES, ascend, patterns, resolve
 from lightning_convviz.cams import EXTENDED, METHODS, Explanation, heatmaps, look
-from lightning_convviz.canvas import Box, Canvas, FourierCanvas, PixelCanvas, generators
+from lightning_convviz.canvas import Box, Canvas, FourierCanvas, PhaseCanvas, PixelCanvas, PlainCanvas, generators
 from lightning_convviz.isolation import isolated
 from lightning_convviz.targets import TARGETS, contrast, label, predicted
 
@@ -71,7 +71,7 @@ SCORES = {
     "contrast": contrast(predicted, label(0)),
     "function": lambda logits: logits.square().sum(1),
 }
-CANVASES = [PixelCanvas, FourierCanvas]
+CANVASES = [PixelCanvas, PlainCanvas, FourierCanvas, PhaseCanvas]
 
 
 def test_the_tables_are_complete():

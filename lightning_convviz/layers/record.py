@@ -2,12 +2,13 @@
 
 import difflib
 import fnmatch
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 # Names of attributes that wrappers put between a module and its parent; they mean nothing to the user.
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -118,7 +119,12 @@ class StopForward(BaseException):
 
 @contextmanager
 def record(
-    model: nn.Module, names: Sequence[str], *, differentiable: Collection[str] = (), stop: bool = False
+    model: nn.Module,
+    names: Sequence[str],
+    *,
+    differentiable: Collection[str] = (),
+    before: Collection[str] = (),
+    stop: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
     """Within the block, a forward of `model` fills the yielded dict: layer name -> the layer's output.
 
@@ -131,6 +137,7 @@ def record(
         names: layers, as `find` returns them.
         differentiable: those of `names` to which gradients will be taken. Autograd starts recording at the first of
             them to run, also under `no_grad` and with all parameters frozen: what lies before it costs no memory.
+        before: those of `names` whose input is recorded instead of their output.
         stop: leave the block as soon as every layer has run; a model in pieces (FSDP) always runs to its end.
 
     Raises:
@@ -147,23 +154,25 @@ def record(
     modules = named(model)
     outputs: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[[nn.Module, Any, Any], Tensor]:
-        def hook(module: nn.Module, args: Any, output: Any) -> Tensor:
-            if not isinstance(output, Tensor):
-                raise TypeError(
-                    f"layer {name!r} returns a {type(output).__name__}. Choose a layer that returns a tensor."
-                )
-            outputs[name] = _tracked(output) if name in differentiable else output
-            if stop and len(outputs) == len(names):
-                raise StopForward
-            return outputs[name].clone()
+    def keep(name: str, output: Any) -> Tensor:
+        if not isinstance(output, Tensor):
+            raise TypeError(f"layer {name!r} returns a {type(output).__name__}. Choose a layer that returns a tensor.")
+        if stop and name in outputs:  # while others are waited for
+            return output
+        outputs[name] = _tracked(output) if name in differentiable else output
+        if stop and len(outputs) == len(names):
+            raise StopForward
+        return outputs[name].clone()
 
-        return hook
+    def hooked(name: str) -> RemovableHandle:
+        if name in before:
+            return modules[name].register_forward_pre_hook(lambda _, args: (keep(name, args[0]), *args[1:]))
+        return modules[name].register_forward_hook(lambda _, args, output: keep(name, output))
 
     names = find(model, list(names)) if names else []
     _require_python(modules, names)
     stop = stop and not in_pieces(model)
-    handles = [modules[name].register_forward_hook(keep(name)) for name in names]
+    handles = [hooked(name) for name in names]
     try:
         with torch.set_grad_enabled(torch.is_grad_enabled()):  # puts back what `_tracked` sets
             yield outputs

@@ -1,0 +1,243 @@
+"""Gradient ascent on one batch of images, each with a layer and a channel of its own."""
+
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_convviz import layers as layers_
+from lightning_convviz import outputs
+from lightning_convviz.ascent.objectives import Aim, Objective, own
+from lightning_convviz.canvas import Box, Canvas, generators
+from lightning_convviz.isolation import autograd_everywhere, gradients
+from lightning_convviz.transforms import Transform, standard
+
+Forward = Callable[[Tensor], Any]
+Layer = str | None  # None: the class logits that the model returns
+Job = tuple[Layer, int]  # the layer and the channel (or class) that an image is to excite
+
+# What cuts off: where all of a map is cut off, no gradient comes through. These layers are asked for their input.
+RECTIFIERS = (nn.ReLU, nn.Hardtanh, nn.Threshold, nn.Hardsigmoid, nn.Hardswish, nn.Hardshrink, nn.Softshrink)
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """What excites each of n channels most.
+
+    Attributes:
+        images: (n, c, h, w), in the model's input space, within the value box.
+        activations: (n,), the channel's mean over its whole map at the named layer, for the image as it is shown.
+        peaks: (n,), the largest value on that map.
+        gained: (n,), how far the objective lies above its value for the blank image.
+        values: (n, ...), the parameters of the images, from which a later ascent can go on.
+    """
+
+    images: Float[Tensor, "n c h w"]
+    activations: Float[Tensor, " n"]
+    peaks: Float[Tensor, " n"]
+    gained: Float[Tensor, " n"]
+    values: Float[Tensor, "n ..."]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def cpu(self) -> "Patterns":
+        """The same in main memory."""
+        return Patterns(**{name: value.cpu() for name, value in vars(self).items()})
+
+    def take(self, rows: slice | Sequence[int]) -> "Patterns":
+        """Some of them."""
+        index = rows if isinstance(rows, slice) else list(rows)
+        return Patterns(**{name: value[index] for name, value in vars(self).items()})
+
+
+def joined(parts: Sequence[Patterns]) -> Patterns:
+    """Patterns of one size, one after the other."""
+    return Patterns(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How patterns are made; see `patterns`."""
+
+    steps: int
+    rate: float
+    seed: int
+    aim: Aim
+    canvas: type[Canvas]
+    contrast: float | None
+    robust: bool
+    shrink: float
+
+
+@dataclass(frozen=True)
+class Way:
+    """The way from images to the maps of layers."""
+
+    model: nn.Module
+    forward: Forward
+    read: Callable[[Any], Any] | None = None
+
+    def rectifies(self, layer: Layer) -> bool:
+        """Whether a layer cuts off, so that it is asked for its input."""
+        return layer is not None and isinstance(layers_.named(self.model)[layer], RECTIFIERS)
+
+    def maps(
+        self, wanted: Collection[Layer], images: Float[Tensor, "n c h w"]
+    ) -> dict[Layer, Float[Tensor, "n c y x"]]:
+        """What the layers answer, by one forward that stops at the last of them; of a rectifier its input."""
+        names = [layer for layer in wanted if layer is not None]
+        before = [name for name in names if self.rectifies(name)]
+        with layers_.record(self.model, names, before=before, stop=None not in wanted) as recorded:
+            returned = self.forward(images.to(dtype_of(self.model), copy=True))  # the forward may write to them
+        layers_.require(recorded, names)
+        found: dict[Layer, Tensor] = {name: _as_maps(name, recorded[name], images) for name in names}
+        if None in wanted:
+            found[None] = _as_maps(None, outputs.logits(returned, self.read), images)
+        return found
+
+    def answers(self, layer: Layer, maps: Float[Tensor, "n c y x"]) -> Float[Tensor, "n c y x"]:
+        """The layer's output; of a rectifier, from its input."""
+        if not self.rectifies(layer):
+            return maps
+        module = layers_.named(self.model)[layer or ""]
+        found: Tensor = type(module).forward(module, maps.clone())
+        return found
+
+
+def _as_maps(layer: Layer, output: Tensor, images: Tensor) -> Float[Tensor, "n c y x"]:
+    if output.ndim == 2:
+        output = output[:, :, None, None]
+    if output.ndim != 4:
+        raise ValueError(f"`layer` is {layer!r}, whose output has shape {tuple(output.shape)}. Choose one with maps.")
+    if images.requires_grad and torch.is_grad_enabled() and not output.requires_grad:
+        raise ValueError(f"`layer` is {layer!r}, whose output is detached from the images. Choose one before it.")
+    return output if output.dtype == torch.float64 else output.float()
+
+
+def ascend(
+    value: Callable[[Float[Tensor, "n c h w"]], Float[Tensor, " n"]],
+    canvas: Canvas,
+    *,
+    steps: int,
+    rate: float | None = None,
+    transforms: Sequence[Transform] = (),
+    rounds: Callable[[int], Iterator[int]] | None = None,
+) -> None:
+    """Change the canvas by some steps so that `value` of its images rises: by Adam, or along the normalized gradient.
+
+    The gradient is taken to the canvas alone: the weights behind `value` and their `.grad` are not touched.
+
+    Args:
+        value: images -> one number for each, to be maximized.
+        canvas: the learnable images; it says which of the two ways is its own.
+        steps: how many steps.
+        rate: the length of a step, by default what suits the canvas.
+        transforms: applied to the images in every step, drawn anew.
+        rounds: number of steps -> the steps, one by one: a progress bar.
+    """
+    rate = canvas.rate if rate is None else rate
+    parameters = list(canvas.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=rate, maximize=True)
+    for _ in (rounds or range)(steps):
+        images = canvas()
+        for transform in transforms:
+            images = transform(images)
+        found = gradients(value(images).sum(), parameters)
+        if canvas.normalized:
+            _follow(parameters, found, rate)
+        else:
+            for parameter, gradient in zip(parameters, found, strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+        canvas.settle()
+
+
+@torch.no_grad()
+def _follow(parameters: Sequence[Tensor], found: Sequence[Tensor | None], rate: float) -> None:
+    """A step along the gradient, of which each image's root mean square is made 1."""
+    for parameter, gradient in zip(parameters, found, strict=True):
+        assert gradient is not None  # every parameter of a canvas is in its images
+        size = gradient.flatten(1).square().mean(1).sqrt().clamp(min=1e-12)
+        parameter += rate * gradient / size.view(-1, *[1] * (gradient.ndim - 1))
+
+
+def climb(
+    way: Way,
+    jobs: Sequence[Job],
+    recipe: Recipe,
+    within: Box,
+    size: tuple[int, int],
+    start: Mapping[Job, Tensor],
+    rounds: Callable[[int], Iterator[int]] | None,
+    rows: slice,
+) -> Patterns:
+    """Patterns of some of the jobs, which name each layer in one piece; inside `isolated(model)`."""
+    jobs = list(jobs[rows])
+    streams = generators([zlib.crc32(f"{recipe.seed}/{layer}/{channel}".encode()) for layer, channel in jobs])
+    contrast = {} if recipe.contrast is None else {"contrast": recipe.contrast}
+    canvas = recipe.canvas(size, within, streams, **contrast)
+    again = [row for row, job in enumerate(jobs) if job in start]
+    if again:
+        canvas.resume(again, torch.stack([start[jobs[row]] for row in again]), recipe.shrink)
+    layers, parts = _groups(jobs)
+    with torch.no_grad():
+        blank = way.maps(layers, canvas.blank())
+    _require_channels(jobs, blank)
+    objectives = [recipe.aim([c for _, c in jobs[part]], blank[each]) for each, part in zip(layers, parts, strict=True)]
+
+    def value(images: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+        maps = way.maps(layers, images)
+        return torch.cat([aim(maps[each][part]) for each, part, aim in zip(layers, parts, objectives, strict=True)])
+
+    with autograd_everywhere(way.model):
+        transforms = standard(size, streams) if recipe.robust else []
+        ascend(value, canvas, steps=recipe.steps, rate=recipe.rate, transforms=transforms, rounds=rounds)
+    with torch.no_grad():
+        images = canvas()
+        maps = way.maps(layers, images)
+        seen = [
+            _seen(way, each, [channel for _, channel in jobs[part]], maps[each][part], blank[each], aim)
+            for each, part, aim in zip(layers, parts, objectives, strict=True)
+        ]
+    activations, peaks, gained = (torch.cat(values) for values in zip(*seen, strict=True))
+    return Patterns(images, activations, peaks, gained, canvas.values.detach())
+
+
+def _groups(jobs: Sequence[Job]) -> tuple[list[Layer], list[slice]]:
+    """The layers of the jobs, and where each one's images are."""
+    layers, parts, first = [], [], 0
+    for layer, group in groupby(jobs, key=lambda job: job[0]):
+        count = sum(1 for _ in group)
+        layers.append(layer)
+        parts.append(slice(first, first + count))
+        first += count
+    return layers, parts
+
+
+def _seen(
+    way: Way, layer: Layer, channels: Sequence[int], maps: Tensor, blank: Tensor, objective: Objective
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and largest activation of each image's channel, and its objective above that of the blank image."""
+    index = torch.as_tensor(list(channels), device=maps.device)
+    answers = own(way.answers(layer, maps), index)
+    gained = objective(maps) - objective(blank.expand(len(maps), *blank.shape[1:]))
+    return answers.mean((1, 2)), answers.amax((1, 2)), gained
+
+
+def _require_channels(jobs: Sequence[Job], blank: Mapping[Layer, Tensor]) -> None:
+    for layer, channel in jobs:
+        count = blank[layer].shape[1]
+        if not 0 <= channel < count:
+            what = "the model has classes" if layer is None else f"layer {layer!r} has channels"
+            raise ValueError(f"`channels` holds {channel}; {what} 0 to {count - 1}.")
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The type of the model's parameters."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)

@@ -1,0 +1,281 @@
+"""Images that excite channels: all layers in one batch where that is cheaper, each by itself where it is not."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_convviz import layers as layers_
+from lightning_convviz.ascent.climb import Forward, Job, Layer, Patterns, Recipe, Way, climb, dtype_of, joined
+from lightning_convviz.ascent.objectives import Aim, resolve
+from lightning_convviz.canvas import CANVASES, Box, box
+from lightning_convviz.isolation import devices, in_chunks, isolated
+
+TIMES = 2  # how often each way is timed; the shortest counts
+
+
+def patterns(
+    model: nn.Module,
+    layer: str | None,
+    channels: Sequence[int],
+    *,
+    start: Patterns | None = None,
+    **options: Any,
+) -> Patterns:
+    """Images that excite channels of a layer, all in one batch; the model is left as it was.
+
+    `x* = argmax_x mean_yx A[c, y, x](x)` over images within the value box, from a blank start, by Adam on the Fourier
+    spectrum under random changes: shifts of up to 1/24 of the side, from 64 pixels on also 5 % of scale and 5 degrees
+    of rotation. Each forward stops at the layer. Olah et al. 2017, "Feature Visualization",
+    https://distill.pub/2017/feature-visualization
+
+    Args:
+        model: any module.
+        layer: the name of a layer that returns maps (n, c, y, x) or vectors (n, c); None for the class logits that the
+            model returns. A ReLU is asked for its input, since where it cuts off no gradient comes through.
+        channels: which of its channels (or classes), one image each; a channel may be named several times.
+        start: patterns of the same channels from an earlier network, to go on from.
+        options: as for `many`.
+
+    Raises:
+        TypeError: for an objective or a canvas that is none.
+        ValueError: for an unknown layer, objective, canvas, channel or size, or a layer without maps.
+
+    Example:
+        >>> edge = torch.tensor([[[[-1.0, 1.0], [-1.0, 1.0]]]])
+        >>> net = nn.Sequential(nn.Conv2d(1, 1, 2, bias=False))
+        >>> _ = net[0].weight.data.copy_(edge)
+        >>> found = patterns(net, "0", [0], shape=(1, 6, 6), steps=20)
+        >>> found.images.shape, bool(found.peaks > 0)
+        (torch.Size([1, 1, 6, 6]), True)
+    """
+    if not channels:
+        raise ValueError("`channels` is empty. Name at least one.")
+    name = None if layer is None else layers_.find_one(model, layer)
+    if start is not None and len(start) != len(channels):
+        raise ValueError(f"`start` has {len(start)} patterns for {len(channels)} channels. Give one for each.")
+    return many(model, {name: channels}, start=None if start is None else {name: start}, **options)[name]
+
+
+def many(
+    model: nn.Module,
+    channels: Mapping[str | None, Sequence[int]],
+    *,
+    like: Float[Tensor, "n c h w"] | None = None,
+    shape: tuple[int, int, int] | None = None,
+    steps: int | None = None,
+    rate: float | None = None,
+    seed: int = 0,
+    objective: str | Aim = "mean",
+    canvas: str = "fourier",
+    recipe: Literal["textbook"] | None = None,
+    robust: bool = True,
+    start: Mapping[str | None, Patterns | Tensor] | None = None,
+    shrink: float = 0.5,
+    together: bool | None = None,
+    chunk: int | None = None,
+    progress: bool = False,
+    forward: Forward | None = None,
+    output: Callable[[Any], Any] | None = None,
+) -> dict[str | None, Patterns]:
+    """Images that excite channels of several layers.
+
+    Args:
+        model: any module.
+        channels: layer (None for the class logits) -> its channels.
+        like: example inputs: they give the size, the range of values, the correlation of colors and the spectrum.
+        shape: (c, h, w) of the images, where it is to differ from `like`'s; without `like` values lie in [-2, 2].
+        steps: steps of ascent, 64 by default; more give stronger patterns.
+        rate: the length of a step, by default what suits the canvas; more steps want a smaller one.
+        seed: another seed, other patterns. The random stream of a pattern depends on seed, layer and channel only.
+        objective: what is raised: `"mean"`, `"rise"`, `"neuron"`, `"diverse"`, or a function: `direction(vectors)`,
+            `difference(others)`, or one of your own (channels, answer to the blank image) -> objective.
+        canvas: how images are parametrized: `"fourier"`, `"pixels"`, `"maco"` (the examples' spectrum is kept, only the
+            phase is learned) or `"textbook"` (pixels as they are, along the normalized gradient).
+        recipe: `"textbook"` does as Chollet, "Deep Learning with Python", 2nd ed., 9.4.2: that canvas, 30 steps, from
+            gray noise, the mean, and nothing to survive.
+        robust: whether patterns have to survive shifts, and from 64 pixels on scale and rotation.
+        start: for some of the layers the patterns to go on from, or their `values`.
+        shrink: how much of them is kept; the rest is the blank start.
+        together: whether all layers share one batch that runs to the deepest, where each image reads its own layer
+            (cheaper where calls cost more than arithmetic), or each is run by itself to its own depth; None measures
+            a step of both.
+        chunk: how many images at once, at most; by default all, or as many as memory allows.
+        progress: show a progress bar.
+        forward: images -> output of the model; default the model itself.
+        output: what the model returns -> logits.
+
+    Returns:
+        For each layer its patterns, in the order of the channels.
+
+    Raises:
+        TypeError: for an objective or a canvas that is none.
+        ValueError: as for `patterns`.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+        >>> found = many(net, {"0": [0, 1], "2": [3]}, shape=(3, 9, 9), steps=2)
+        >>> {layer: len(each) for layer, each in found.items()}
+        {'0': 2, '2': 1}
+    """
+    made = _recipe(steps, rate, seed, objective, canvas, recipe, robust, shrink)
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"`chunk` is {chunk}. It must be at least 1, or None.")
+    wanted: dict[Layer, list[Job]] = {layer: [(layer, channel) for channel in each] for layer, each in channels.items()}
+    jobs = [job for each in wanted.values() for job in each]
+    way = Way(model, forward or model, output)
+    with isolated(model):
+        within, size = _frame(model, like, shape)
+        begin = _start(start or {}, wanted, made.canvas.parameter_shape, (len(within.low), *size))
+        whole = layers_.in_pieces(model)
+        made_of = partial(climb, way)
+        if together is None:
+            together = whole or len(wanted) < 2 or _is_cheaper_together(way, list(wanted.values()), within, size, chunk)
+        batches = [jobs] if together else [each for each in wanted.values() if each]
+        parts = []
+        for batch, rounds in zip(batches, _bars(batches, progress), strict=True):
+            run = partial(made_of, batch, made, within, size, begin, rounds)
+            parts += in_chunks(run, len(batch), whole=whole, size=chunk)
+    return _split(joined(parts), channels)
+
+
+def _split(found: Patterns, channels: Mapping[Layer, Sequence[int]]) -> dict[Layer, Patterns]:
+    split, first = {}, 0
+    for layer, each in channels.items():
+        split[layer] = found.take(slice(first, first + len(each)))
+        first += len(each)
+    return split
+
+
+def _recipe(
+    steps: int | None, rate: float | None, seed: int, objective: str | Aim, canvas: str,
+    recipe: str | None, robust: bool, shrink: float,
+) -> Recipe:  # fmt: skip
+    if recipe not in (None, "textbook"):
+        raise ValueError(f"`recipe` is {recipe!r}. It can be 'textbook' or None.")
+    textbook = recipe == "textbook"
+    kind = CANVASES[check_canvas("textbook" if textbook else canvas)]
+    if steps is not None and steps < 0:
+        raise ValueError(f"`steps` is {steps}. It must be at least 0.")
+    if not 0 <= shrink <= 1:
+        raise ValueError(f"`shrink` is {shrink}. It must lie in [0, 1].")
+    return Recipe(
+        steps=(30 if textbook else 64) if steps is None else steps,
+        rate=kind.rate if rate is None else rate,
+        seed=seed,
+        aim=resolve("mean" if textbook else objective),
+        canvas=kind,
+        contrast=0.06 if textbook else None,  # uniform between .4 and .6 of the range, in the book
+        robust=robust and not textbook,
+        shrink=shrink,
+    )
+
+
+def check_canvas(canvas: Any) -> str:
+    """The name of a canvas.
+
+    Raises:
+        TypeError: for something other than a name.
+        ValueError: for an unknown name.
+    """
+    if not isinstance(canvas, str):
+        raise TypeError(f"`canvas` is a {type(canvas).__name__}. It can be {sorted(CANVASES)}.")
+    if canvas not in CANVASES:
+        raise ValueError(f"`canvas` is {canvas!r}. It can be {sorted(CANVASES)}.")
+    return canvas
+
+
+def _start(
+    given: Mapping[Layer, Patterns | Tensor],
+    wanted: Mapping[Layer, Sequence[Job]],
+    parameters: Callable[..., tuple[int, ...]],
+    shape: tuple[int, ...],
+) -> dict[Job, Tensor]:
+    """For each job the parameters to go on from."""
+    found: dict[Job, Tensor] = {}
+    for layer, each in given.items():
+        values = each.values if isinstance(each, Patterns) else each
+        expected = (len(wanted.get(layer, ())), *parameters(*shape))
+        if values.shape != expected:
+            raise ValueError(
+                f"`start` has parameters of shape {tuple(values.shape)} for {layer!r}, where {expected} fits. Begin "
+                "anew, or keep channels, size and canvas as they were."
+            )
+        found.update(zip(wanted[layer], values, strict=True))
+    return found
+
+
+def _frame(model: nn.Module, like: Tensor | None, shape: tuple[int, int, int] | None) -> tuple[Box, tuple[int, int]]:
+    """The value box and the size of the images, from what the caller gave."""
+    if like is not None:
+        within = box(like.clone())
+        if shape is not None and shape[0] != like.shape[1]:
+            raise ValueError(f"`shape` is {shape}, but `like` has {like.shape[1]} channels. Make them agree.")
+    elif shape is not None:
+        where = next(iter(devices(model)), torch.device("cpu"))
+        dtype = torch.float64 if dtype_of(model) == torch.float64 else torch.float32
+        bound = torch.full((shape[0],), 2.0, dtype=dtype, device=where)
+        within = Box(-bound, bound, torch.eye(shape[0], dtype=dtype, device=where))
+    else:
+        raise ValueError("`like` and `shape` are both missing. Give example inputs, or (channels, height, width).")
+    h, w = (shape or like.shape)[-2:]  # type: ignore[union-attr]
+    return within, (h, w)
+
+
+def _is_cheaper_together(
+    way: Way, jobs: Sequence[Sequence[Job]], within: Box, size: tuple[int, int], chunk: int | None
+) -> bool:
+    """Whether a step of all layers in one batch takes less time than a step of each to its own depth.
+
+    Many short calls cost a GPU more than their arithmetic; a CPU, or a large net, is better off with less of it.
+    """
+    layers = [each[0][0] for each in jobs if each]
+    counts = [len(each) for each in jobs if each]
+    try:
+        apart = sum(
+            _seconds(way, [layer], [count], within, size, chunk) for layer, count in zip(layers, counts, strict=True)
+        )
+        return _seconds(way, layers, counts, within, size, chunk) < apart
+    except torch.OutOfMemoryError:
+        return False
+
+
+def _seconds(
+    way: Way, layers: Sequence[Layer], counts: Sequence[int], within: Box, size: tuple[int, int], chunk: int | None
+) -> float:
+    """What a forward and the gradient to the images take, for `counts` images of each layer."""
+    total, times = sum(counts), []
+    at_once = min(total, chunk or total)
+    middle = ((within.low + within.high) / 2)[:, None, None].expand(at_once, -1, *size).clone().requires_grad_()
+    for _ in range(TIMES + 1):
+        _wait(middle)
+        begin = time.perf_counter()
+        maps, first, aims = way.maps(layers, middle), 0, []
+        for layer, count in zip(layers, counts, strict=True):
+            aims.append(maps[layer][first : first + count].sum())
+            first += count
+        torch.autograd.grad(torch.stack(aims).sum(), middle)
+        _wait(middle)
+        times.append(time.perf_counter() - begin)
+    return min(times[1:]) * total / at_once
+
+
+def _wait(tensor: Tensor) -> None:
+    if tensor.device.type != "cpu":
+        torch.get_device_module(tensor.device).synchronize(tensor.device)
+
+
+def _bars(batches: Sequence[Sequence[Job]], progress: bool) -> list[Callable[[int], Iterator[int]] | None]:
+    """For each batch what shows its steps; nothing where nobody wants to see them."""
+    if not progress:
+        return [None] * len(batches)
+    from tqdm.auto import tqdm
+
+    def bar(name: str, steps: int) -> Iterator[int]:
+        yield from tqdm(range(steps), desc=name, unit="step")
+
+    return [partial(bar, ", ".join(dict.fromkeys(layer or "classes" for layer, _ in batch))) for batch in batches]
