@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "lightning_convviz"
 FILES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in sorted(ROOT.rglob("*.py"))}
 
-COMPUTATION = {"layers", "isolation", "outputs", "targets", "cams", "trust", "mistakes"}
+COMPUTATION = {"layers", "isolation", "outputs", "targets", "cams", "trust", "mistakes", "statistics"}
 COMPUTATION |= {"canvas", "transforms", "ascent", "pixels"}
 # For each room the rooms that it may look into, besides itself.
 ARROWS = {
@@ -25,6 +25,7 @@ ARROWS = {
     "pixels": set(),
     "trust": set(),
     "mistakes": set(),
+    "statistics": set(),
     "render": set(),
     "history": set(),
     "_lightning": set(),

@@ -164,6 +164,39 @@ def test_chunks_shrink_until_they_fit():
     assert [rows.stop - rows.start for rows in tried] == [7, 4, 2, 2, 2, 1]
 
 
+@pytest.mark.parametrize(("size", "expected"), [(3, [3, 3, 1]), (1, [1] * 7), (7, [7]), (99, [7]), (None, [7])])
+def test_chunks_are_no_larger_than_asked_for(size, expected):
+    parts = in_chunks(lambda rows: list(range(7))[rows], 7, size=size)
+    assert [len(part) for part in parts] == expected
+    assert [row for part in parts for row in part] == list(range(7))
+
+
+def test_chunks_of_a_size_shrink_too():
+    tried = []
+
+    def work(rows):
+        tried.append(rows.stop - rows.start)
+        if rows.stop - rows.start > 2:
+            raise torch.OutOfMemoryError("too much")
+        return list(range(rows.start, rows.stop))
+
+    assert in_chunks(work, 7, size=5) == [[0, 1], [2, 3], [4, 5], [6]]
+    assert tried == [5, 3, 2, 2, 2, 1]
+
+
+def test_ranks_in_step_take_chunks_of_their_size_or_none():
+    tried = []
+
+    def never(rows):
+        tried.append(rows)
+        raise torch.OutOfMemoryError("no room at all")
+
+    assert [len(part) for part in in_chunks(lambda rows: list(range(5))[rows], 5, whole=True, size=2)] == [2, 2, 1]
+    with pytest.raises(torch.OutOfMemoryError, match="no room at all"):
+        in_chunks(never, 5, whole=True, size=2)
+    assert tried == [slice(0, 2)]
+
+
 def test_one_image_that_does_not_fit_is_an_error():
     def never(rows):
         raise torch.OutOfMemoryError("no room at all")

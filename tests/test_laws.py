@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from lightning_convviz import layers
-from lightning_convviz.ascent import OBJECTIVES, ascend, patterns, resolve
+from lightning_convviz.ascent import OBJECTIVES, ascend, difference, direction, diverse, many, patterns, resolve
 from lightning_convviz.cams import EXTENDED, METHODS, Explanation, heatmaps, look
+from lightning_convviz.canvas import CANVASES as NAMES
 from lightning_convviz.canvas import Box, Canvas, FourierCanvas, PhaseCanvas, PixelCanvas, PlainCanvas, generators
 from lightning_convviz.isolation import isolated
 from lightning_convviz.targets import TARGETS, contrast, label, predicted
@@ -42,26 +43,77 @@ def hirescam_loop(A, G):
     return L
 
 
-def mean_loop(maps, blank):
-    n, y, x = maps.shape
+def inner_mean(values):
+    """Of a table, without two rows and columns at each edge where there are eight or more."""
+    y, x = len(values), len(values[0])
+    edge = 2 if y >= 8 and x >= 8 else 0
+    inner = [values[v][u] for v in range(edge, y - edge) for u in range(edge, x - edge)]
+    return sum(inner) / len(inner)
+
+
+def mean_loop(channels, blank, A):
+    return torch.stack([inner_mean(A[i, channel]) for i, channel in enumerate(channels)])
+
+
+def rise_loop(channels, blank, A):
+    def counted(a):
+        return a if a > 0 else a / 10
+
     values = []
-    for i in range(n):
-        inner = [maps[i, u, v] for u in range(2, y - 2) for v in range(2, x - 2)]
-        values.append(sum(inner) / len(inner))
+    for i, channel in enumerate(channels):
+        level = inner_mean(blank[0, channel])
+        values.append(inner_mean([[counted(a - level) for a in row] for row in A[i, channel]]))
     return torch.stack(values)
 
 
-def rise_loop(maps, blank):
-    n, y, x = maps.shape
-    level, values = mean_loop(blank, blank), []
+def neuron_loop(channels, blank, A):
+    y, x = A.shape[2:]
+    return torch.stack([A[i, channel, y // 2, x // 2] for i, channel in enumerate(channels)])
+
+
+def diverse_loop(channels, blank, A, weight=1.0, aim=rise_loop):
+    n, c, y, x = A.shape
+    G = A.new_zeros(n, c, c)
     for i in range(n):
-        above = [maps[i, u, v] - level[i] for u in range(2, y - 2) for v in range(2, x - 2)]
-        values.append(sum(a if a > 0 else a / 10 for a in above) / len(above))
+        for k in range(c):
+            for j in range(c):
+                G[i, k, j] = sum(A[i, k, v, u] * A[i, j, v, u] for v in range(y) for u in range(x))
+    values = aim(channels, blank, A)
+    for i in range(n):
+        others = [j for j in range(n) if j != i and channels[j] == channels[i]]
+        likeness = [(G[i] * G[j]).sum() / (G[i].norm() * G[j].norm()) for j in others]
+        values[i] *= 1 - weight * (sum(likeness) / len(others) if others else 0)
+    return values
+
+
+def direction_loop(vectors, power, A):
+    n, _, y, x = A.shape
+    values = []
+    for i in range(n):
+        v, table = vectors[i], []
+        for row in range(y):
+            at = [A[i, :, row, column] for column in range(x)]
+            cosines = [(v * a).sum() / (v.norm() * a.norm()) for a in at]
+            table.append([(v * a).sum() * max(cos, 0.1) ** power for a, cos in zip(at, cosines, strict=True)])
+        values.append(inner_mean(table))
     return torch.stack(values)
 
 
 CAMS = {"gradcam": gradcam_loop, "hirescam": hirescam_loop}
-AIMS = {"mean": mean_loop, "rise": rise_loop}
+AIMS = {"mean": mean_loop, "rise": rise_loop, "neuron": neuron_loop, "diverse": diverse_loop}
+VECTORS = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+MADE = {
+    "direction": (direction(VECTORS), lambda channels, blank, A: direction_loop(VECTORS, 2, A)),
+    "plain direction": (direction(VECTORS, power=0), lambda channels, blank, A: direction_loop(VECTORS, 0, A)),
+    "difference": (
+        difference([1, 3, 3]),
+        lambda channels, blank, A: mean_loop(channels, blank, A) - mean_loop([1, 3, 3], blank, A),
+    ),
+    "diverse by half": (
+        diverse(0.5, resolve("mean")),
+        lambda channels, blank, A: diverse_loop(channels, blank, A, 0.5, mean_loop),
+    ),
+}
 SCORES = {
     "predicted": "predicted",
     "one class": 2,
@@ -95,8 +147,38 @@ def draws_patterns(net, images):
     patterns(net, "conv2", [0, 1], like=images, steps=2)
 
 
+def draws_patterns_of_several_layers_in_one_batch(net, images):
+    many(net, {"conv1": [0, 1], "relu2": [2], "head": [0]}, like=images, steps=2, together=True)
+
+
+def draws_patterns_layer_by_layer(net, images):
+    many(net, {"relu1": [0, 1], "conv2": [2]}, like=images, steps=2, together=False)
+
+
+def draws_patterns_by_the_cheaper_way(net, images):
+    many(net, {"relu1": [0, 1], "conv2": [2]}, like=images, steps=1)
+
+
+def draws_patterns_of_classes(net, images):
+    patterns(net, None, [0, 4], like=images, steps=2, canvas="maco")
+
+
+def draws_patterns_as_the_textbook_does(net, images):
+    patterns(net, "conv2", [0, 1], like=images, steps=2, recipe="textbook")
+
+
+def goes_on_with_patterns(net, images):
+    start = torch.zeros(1, 3, 12, 9, 2)
+    many(net, {"conv2": [0]}, like=images, steps=2, start={"conv2": start}, progress=True)
+
+
 def records(net, images):
     with isolated(net), layers.record(net, ["conv1", "conv2"], differentiable=["conv2"]):
+        net(images.clone())
+
+
+def records_the_input(net, images):
+    with isolated(net), layers.record(net, ["relu1", "conv2"], before=["relu1"], stop=True):
         net(images.clone())
 
 
@@ -116,8 +198,10 @@ def differentiates(net, images):
 
 
 LOOKS = [
-    draws_heatmaps, draws_heatmaps_of_the_layer_it_finds, draws_patterns, records, records_until_it_has_all, surveys,
-    differentiates,
+    draws_heatmaps, draws_heatmaps_of_the_layer_it_finds, draws_patterns, draws_patterns_of_several_layers_in_one_batch,
+    draws_patterns_layer_by_layer, draws_patterns_by_the_cheaper_way, draws_patterns_of_classes,
+    draws_patterns_as_the_textbook_does, goes_on_with_patterns, records, records_the_input, records_until_it_has_all,
+    surveys, differentiates,
 ]  # fmt: skip
 
 
@@ -134,7 +218,7 @@ def test_a_look_leaves_no_trace(busy, images, leaves_no_trace, look_at, mode, fa
         look_at(net, images.clone())
 
 
-@pytest.mark.parametrize("look_at", [records, records_until_it_has_all, surveys])
+@pytest.mark.parametrize("look_at", [records, records_the_input, records_until_it_has_all, surveys])
 def test_hooks_alone_leave_no_trace_in_an_evaluated_model(tiny, images, leaves_no_trace, look_at, monkeypatch):
     monkeypatch.setattr("test_laws.isolated", lambda net: torch.no_grad())
     net = tiny().eval()
@@ -244,25 +328,36 @@ def test_hirescam_sums_to_the_score_for_a_linear_head_without_bias(tiny, images,
     torch.testing.assert_close(seen.maps[0].sum((1, 2)), scores[target], atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("name", AIMS)
-def test_an_objective_is_what_its_formula_says(name):
-    maps, blank = torch.randn(2, 3, 4, 9, 10, dtype=torch.float64)
-    channels = [2, 0, 2]
-    objective = resolve(name)(channels)
-    own = torch.stack([maps[i, channel] for i, channel in enumerate(channels)])
-    level = torch.stack([blank[i, channel] for i, channel in enumerate(channels)])
-    torch.testing.assert_close(objective(blank), AIMS[name](level, level), atol=1e-10, rtol=0)
-    torch.testing.assert_close(objective(maps), AIMS[name](own, level), atol=1e-10, rtol=0)
+@pytest.mark.parametrize("name", [*AIMS, *MADE])
+@pytest.mark.parametrize("size", [(9, 10), (8, 8), (7, 12), (1, 1)])
+@pytest.mark.parametrize("channels", [[2, 0, 2], [1, 1, 1], [3, 0, 1]])
+def test_an_objective_is_what_its_formula_says(name, size, channels):
+    maps, blank = torch.randn(3, 4, *size, dtype=torch.float64), torch.randn(1, 4, *size, dtype=torch.float64)
+    aim, loop = MADE[name] if name in MADE else (resolve(name), AIMS[name])
+    expected = loop(channels, blank, maps)
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(aim(channels, blank)(maps), expected, atol=1e-10, rtol=0)
+    same = blank.expand_as(maps)
+    torch.testing.assert_close(aim(channels, blank)(same), loop(channels, blank, same), atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("name", AIMS)
-@pytest.mark.parametrize(("size", "border"), [((7, 9), 0), ((8, 8), 2), ((1, 1), 0)])
+@pytest.mark.parametrize("name", ["mean", "rise", "direction"])
+@pytest.mark.parametrize(("size", "border"), [((7, 9), 0), ((9, 7), 0), ((8, 8), 2), ((1, 1), 0)])
 def test_small_maps_keep_their_border(name, size, border):
-    maps = torch.zeros(1, 1, *size)
-    objective = resolve(name)([0])
-    objective(maps)
-    maps[0, 0, 0, 0] = 1
-    assert (objective(maps).item() == 0) == (border > 0)
+    maps, vectors = torch.zeros(1, 1, *size), torch.ones(1, 1)
+    objective = (direction(vectors) if name == "direction" else resolve(name))([0], maps.clone())
+    for y, x in [(0, 0), (min(1, size[0] - 1), size[1] // 2), (size[0] // 2, size[1] - 1)]:
+        edge = maps.clone()
+        edge[0, 0, y, x] = 1
+        assert (objective(edge).item() == 0) == (border > 0)
+
+
+@pytest.mark.parametrize(("size", "middle"), [((7, 9), (3, 4)), ((8, 8), (4, 4)), ((1, 1), (0, 0))])
+def test_a_neuron_is_the_middle_of_its_map_alone(size, middle):
+    maps = torch.zeros(1, 2, *size)
+    maps[0, 1] = -5
+    maps[(0, 1, *middle)] = 3
+    assert resolve("neuron")([1], maps)(maps).item() == 3
 
 
 # -- law 4: images don't mix ------------------------------------------------------------------------------------------
@@ -286,9 +381,16 @@ def test_heatmaps_of_a_batch_are_those_of_its_images(tiny, images, method, targe
     torch.testing.assert_close(permuted, batch[ORDER], atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("objective", AIMS)
-def test_patterns_of_a_batch_are_those_of_its_channels(tiny, images, objective):
-    net, options = tiny().double(), {"like": images.double(), "steps": 16, "objective": objective}
+PATTERNS = {
+    "textbook": {"recipe": "textbook"},
+    **{name: {"objective": name} for name in AIMS},
+    **{f"{name} canvas": {"canvas": name} for name in NAMES},
+}
+
+
+@pytest.mark.parametrize("options", PATTERNS)
+def test_patterns_of_a_batch_are_those_of_its_channels(tiny, images, options):
+    net, options = tiny().double(), {"like": images.double(), "steps": 8, **PATTERNS[options]}
     batch = patterns(net, "conv2", [0, 1, 2, 3], **options)
     for i in range(4):
         single = patterns(net, "conv2", [i], **options)
@@ -298,9 +400,24 @@ def test_patterns_of_a_batch_are_those_of_its_channels(tiny, images, objective):
     torch.testing.assert_close(permuted.images, batch.images[ORDER], atol=1e-6, rtol=0)
 
 
+def test_fine_patterns_of_a_batch_are_those_of_its_channels(tiny, images):
+    net, options = tiny().double(), {"like": images.double(), "shape": (3, 64, 66), "steps": 3}
+    batch, single = (patterns(net, "conv2", channels, **options) for channels in ([0, 1], [1]))
+    torch.testing.assert_close(single.images[0], batch.images[1], atol=1e-6, rtol=0)
+
+
+def test_patterns_along_directions_do_not_mix(tiny, images):
+    net, vectors = tiny().double(), torch.randn(4, 6, dtype=torch.float64)
+    options = {"like": images.double(), "steps": 8}
+    batch = patterns(net, "conv2", [0, 1, 2, 3], objective=direction(vectors), **options)
+    for i in range(4):
+        single = patterns(net, "conv2", [i], objective=direction(vectors[i : i + 1]), **options)
+        torch.testing.assert_close(single.images[0], batch.images[i], atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("objective", AIMS)
 def test_in_single_precision_they_agree_by_objective_and_correlation(net, images, objective):
-    options = {"like": images, "steps": 32, "objective": objective}
+    options = {"like": images, "steps": 24, "objective": objective}
     batch = patterns(net, "conv2", [0, 2, 3, 4, 5], **options)
     singles = [patterns(net, "conv2", [channel], **options) for channel in (0, 2, 3, 4, 5)]
     values = torch.cat([single.activations for single in singles])
@@ -309,9 +426,10 @@ def test_in_single_precision_they_agree_by_objective_and_correlation(net, images
     assert torch.stack([torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1] for a, b in both]).median() > 0.9
 
 
-@pytest.mark.parametrize("objective", AIMS)
-def test_the_same_seed_gives_the_same_picture(net, images, objective):
-    one, other = (patterns(net, "bn2", [0, 1], like=images, steps=8, objective=objective) for _ in range(2))
+@pytest.mark.parametrize("options", PATTERNS)
+def test_the_same_seed_gives_the_same_picture(net, images, options):
+    options = {"like": images, "steps": 8, **PATTERNS[options]}
+    one, other = (patterns(net, "bn2", [0, 1], **options) for _ in range(2))
     assert torch.equal(one.images, other.images)
     assert torch.equal(one.activations, other.activations)
 

@@ -121,6 +121,88 @@ def test_a_layer_that_runs_twice_is_recorded_at_its_last_call(images):
     assert torch.equal(outputs["conv"], model.conv(images))
 
 
+class Again(nn.Module):
+    """Calls one ReLU twice, and a convolution in between."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu, self.conv = nn.ReLU(), nn.Conv2d(3, 3, 1)
+
+    def forward(self, images):
+        return self.relu(self.conv(self.relu(images)))
+
+
+@pytest.mark.parametrize("before", [[], ["relu"]])
+def test_also_while_others_are_waited_for_stop_takes_the_first_call(images, before):
+    model = Again()
+    with layers.record(model, ["relu", "conv"], before=before, stop=True) as outputs:
+        model(images)
+        pytest.fail("the forward went on")
+    assert torch.equal(outputs["relu"], images if before else images.relu())
+    with layers.record(net := nn.Sequential(model, nn.Tanh()), ["0.relu", "1"], stop=True) as outputs:
+        net(images)
+        pytest.fail("the forward went on")
+    assert torch.equal(outputs["0.relu"], images.relu()), "the second call comes before the last layer"
+    assert torch.equal(outputs["1"], model(images).tanh())
+
+
+@pytest.mark.parametrize("before", [[], ["relu"]])
+def test_the_first_call_can_be_asked_for_without_a_stop(images, before):
+    model = Again()
+    with layers.record(model, ["relu"], before=before, first=True) as outputs:
+        result = model(images)
+    assert torch.equal(outputs["relu"], images if before else images.relu())
+    assert torch.equal(result, model(images)), "the later calls go on as they would"
+
+
+def test_the_input_of_a_layer_is_kept_from_what_the_layer_does_to_it(net, images):
+    net.eval()
+    plain = net(images)
+    with layers.record(net, ["bn1", "relu1", "conv2"], before=["relu1", "conv2"]) as outputs:
+        assert torch.equal(net(images), plain)
+    assert outputs["relu1"].min() < 0, "the ReLU works in place"
+    assert torch.equal(outputs["relu1"], outputs["bn1"])
+    assert torch.equal(outputs["conv2"], outputs["bn1"].relu())
+
+
+def test_a_layer_whose_input_is_asked_for_does_not_run_before_a_stop(net, images):
+    ran = []
+    for name in ("bn1", "relu1"):
+        net.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
+    with layers.record(net, ["relu1"], before=["relu1"], stop=True) as outputs:
+        net(images)
+        pytest.fail("the forward went on")
+    assert list(outputs) == ["relu1"]
+    assert ran == ["bn1"]
+    assert not net.relu1._forward_pre_hooks
+
+
+def test_what_is_given_beside_the_input_arrives(images):
+    class Scaled(nn.Module):
+        def forward(self, images, factor, *, shift):
+            return images * factor + shift
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scaled = Scaled()
+
+        def forward(self, images):
+            return self.scaled(images, 2, shift=1)
+
+    with layers.record(model := Outer(), ["scaled"], before=["scaled"]) as outputs:
+        assert torch.equal(model(images), 2 * images + 1)
+    assert torch.equal(outputs["scaled"], images)
+
+
+def test_autograd_can_start_at_the_input_of_a_layer(net, images):
+    names = {"differentiable": ["relu2"], "before": ["relu2"]}
+    with torch.no_grad(), layers.record(net.eval(), ["relu2"], **names) as outputs:
+        logits = net(images)
+    (gradient,) = torch.autograd.grad(logits.sum(), outputs["relu2"])
+    assert gradient.shape == outputs["relu2"].shape
+
+
 def test_recording_names_its_errors(net, images):
     with pytest.raises(ValueError, match="`layers` is 'conv9'"), layers.record(net, ["conv9"]):
         pass

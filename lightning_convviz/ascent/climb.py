@@ -12,14 +12,16 @@ from torch import Tensor, nn
 
 from lightning_convviz import layers as layers_
 from lightning_convviz import outputs
-from lightning_convviz.ascent.objectives import Aim, Objective, own
+from lightning_convviz.ascent.objectives import Objective, own
+from lightning_convviz.ascent.recipes import Recipe
 from lightning_convviz.canvas import Box, Canvas, generators
 from lightning_convviz.isolation import autograd_everywhere, gradients
 from lightning_convviz.transforms import Transform, standard
 
 Forward = Callable[[Tensor], Any]
 Layer = str | None  # None: the class logits that the model returns
-Job = tuple[Layer, int]  # the layer and the channel (or class) that an image is to excite
+# The layer and the channel (or class) that an image is to excite, and how many images of the same stand before it.
+Job = tuple[Layer, int, int]
 
 # What cuts off: where all of a map is cut off, no gradient comes through. These layers are asked for their input.
 RECTIFIERS = (nn.ReLU, nn.Hardtanh, nn.Threshold, nn.Hardsigmoid, nn.Hardswish, nn.Hardshrink, nn.Softshrink)
@@ -62,20 +64,6 @@ def joined(parts: Sequence[Patterns]) -> Patterns:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How patterns are made; see `patterns`."""
-
-    steps: int
-    rate: float
-    seed: int
-    aim: Aim
-    canvas: type[Canvas]
-    contrast: float | None
-    robust: bool
-    shrink: float
-
-
-@dataclass(frozen=True)
 class Way:
     """The way from images to the maps of layers."""
 
@@ -87,13 +75,14 @@ class Way:
         """Whether a layer cuts off, so that it is asked for its input."""
         return layer is not None and isinstance(layers_.named(self.model)[layer], RECTIFIERS)
 
-    def maps(
-        self, wanted: Collection[Layer], images: Float[Tensor, "n c h w"]
-    ) -> dict[Layer, Float[Tensor, "n c y x"]]:
-        """What the layers answer, by one forward that stops at the last of them; of a rectifier its input."""
+    def maps(self, wanted: Collection[Layer], images: Float[Tensor, "n c h w"]) -> dict[Layer, Tensor]:
+        """What the layers answer, (n, c, y, x), by one forward up to the last of them; of a rectifier its input.
+
+        Of a layer that runs several times it is the first answer, whatever other layers are asked.
+        """
         names = [layer for layer in wanted if layer is not None]
         before = [name for name in names if self.rectifies(name)]
-        with layers_.record(self.model, names, before=before, stop=None not in wanted) as recorded:
+        with layers_.record(self.model, names, before=before, first=True, stop=None not in wanted) as recorded:
             returned = self.forward(images.to(dtype_of(self.model), copy=True))  # the forward may write to them
         layers_.require(recorded, names)
         found: dict[Layer, Tensor] = {name: _as_maps(name, recorded[name], images) for name in names}
@@ -164,7 +153,7 @@ def _follow(parameters: Sequence[Tensor], found: Sequence[Tensor | None], rate: 
     for parameter, gradient in zip(parameters, found, strict=True):
         assert gradient is not None  # every parameter of a canvas is in its images
         size = gradient.flatten(1).square().mean(1).sqrt().clamp(min=1e-12)
-        parameter += rate * gradient / size.view(-1, *[1] * (gradient.ndim - 1))
+        parameter.add_(rate * gradient / size.view(-1, *[1] * (gradient.ndim - 1)))
 
 
 def climb(
@@ -179,7 +168,7 @@ def climb(
 ) -> Patterns:
     """Patterns of some of the jobs, which name each layer in one piece; inside `isolated(model)`."""
     jobs = list(jobs[rows])
-    streams = generators([zlib.crc32(f"{recipe.seed}/{layer}/{channel}".encode()) for layer, channel in jobs])
+    streams = generators([_number(recipe.seed, job) for job in jobs])
     contrast = {} if recipe.contrast is None else {"contrast": recipe.contrast}
     canvas = recipe.canvas(size, within, streams, **contrast)
     again = [row for row, job in enumerate(jobs) if job in start]
@@ -189,7 +178,8 @@ def climb(
     with torch.no_grad():
         blank = way.maps(layers, canvas.blank())
     _require_channels(jobs, blank)
-    objectives = [recipe.aim([c for _, c in jobs[part]], blank[each]) for each, part in zip(layers, parts, strict=True)]
+    channels = [[job[1] for job in jobs[part]] for part in parts]
+    objectives = [recipe.aim(named, blank[each]) for each, named in zip(layers, channels, strict=True)]
 
     def value(images: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
         maps = way.maps(layers, images)
@@ -202,11 +192,17 @@ def climb(
         images = canvas()
         maps = way.maps(layers, images)
         seen = [
-            _seen(way, each, [channel for _, channel in jobs[part]], maps[each][part], blank[each], aim)
-            for each, part, aim in zip(layers, parts, objectives, strict=True)
+            _seen(way, each, named, maps[each][part], blank[each], aim)
+            for each, part, named, aim in zip(layers, parts, channels, objectives, strict=True)
         ]
     activations, peaks, gained = (torch.cat(values) for values in zip(*seen, strict=True))
     return Patterns(images, activations, peaks, gained, canvas.values.detach())
+
+
+def _number(seed: int, job: Job) -> int:
+    """The seed of an image's random stream: images of one channel differ from the start, or they never would."""
+    layer, channel, before = job
+    return zlib.crc32(f"{seed}/{layer}/{channel}{f'/{before}' if before else ''}".encode())
 
 
 def _groups(jobs: Sequence[Job]) -> tuple[list[Layer], list[slice]]:
@@ -231,7 +227,7 @@ def _seen(
 
 
 def _require_channels(jobs: Sequence[Job], blank: Mapping[Layer, Tensor]) -> None:
-    for layer, channel in jobs:
+    for layer, channel, _ in jobs:
         count = blank[layer].shape[1]
         if not 0 <= channel < count:
             what = "the model has classes" if layer is None else f"layer {layer!r} has channels"

@@ -1,21 +1,18 @@
 """Images that excite channels: all layers in one batch where that is cheaper, each by itself where it is not."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_convviz import layers as layers_
-from lightning_convviz.ascent.climb import Forward, Job, Layer, Patterns, Recipe, Way, climb, dtype_of, joined
-from lightning_convviz.ascent.objectives import Aim, resolve
-from lightning_convviz.canvas import CANVASES, Box, box
-from lightning_convviz.isolation import devices, in_chunks, isolated
-
-TIMES = 2  # how often each way is timed; the shortest counts
+from lightning_convviz.ascent.climb import Forward, Job, Layer, Patterns, Way, climb, joined
+from lightning_convviz.ascent.objectives import Aim
+from lightning_convviz.ascent.plan import frame, is_cheaper
+from lightning_convviz.ascent.recipes import made
+from lightning_convviz.isolation import in_chunks, isolated
 
 
 def patterns(
@@ -46,9 +43,7 @@ def patterns(
         ValueError: for an unknown layer, objective, canvas, channel or size, or a layer without maps.
 
     Example:
-        >>> edge = torch.tensor([[[[-1.0, 1.0], [-1.0, 1.0]]]])
         >>> net = nn.Sequential(nn.Conv2d(1, 1, 2, bias=False))
-        >>> _ = net[0].weight.data.copy_(edge)
         >>> found = patterns(net, "0", [0], shape=(1, 6, 6), steps=20)
         >>> found.images.shape, bool(found.peaks > 0)
         (torch.Size([1, 1, 6, 6]), True)
@@ -67,21 +62,14 @@ def many(
     *,
     like: Float[Tensor, "n c h w"] | None = None,
     shape: tuple[int, int, int] | None = None,
-    steps: int | None = None,
-    rate: float | None = None,
-    seed: int = 0,
-    objective: str | Aim = "mean",
-    canvas: str = "fourier",
-    recipe: Literal["textbook"] | None = None,
+    steps: int | None = None, rate: float | None = None, seed: int = 0,
+    objective: str | Aim = "mean", canvas: str = "fourier", recipe: Literal["textbook"] | None = None,
     robust: bool = True,
-    start: Mapping[str | None, Patterns | Tensor] | None = None,
-    shrink: float = 0.5,
-    together: bool | None = None,
-    chunk: int | None = None,
+    start: Mapping[str | None, Patterns | Tensor] | None = None, shrink: float = 0.5,
+    together: bool | None = None, chunk: int | None = None,
     progress: bool = False,
-    forward: Forward | None = None,
-    output: Callable[[Any], Any] | None = None,
-) -> dict[str | None, Patterns]:
+    forward: Forward | None = None, output: Callable[[Any], Any] | None = None,
+) -> dict[str | None, Patterns]:  # fmt: skip
     """Images that excite channels of several layers.
 
     Args:
@@ -122,25 +110,36 @@ def many(
         >>> {layer: len(each) for layer, each in found.items()}
         {'0': 2, '2': 1}
     """
-    made = _recipe(steps, rate, seed, objective, canvas, recipe, robust, shrink)
+    cooked = made(steps, rate, seed, objective, canvas, recipe, robust, shrink)
     if chunk is not None and chunk < 1:
         raise ValueError(f"`chunk` is {chunk}. It must be at least 1, or None.")
-    wanted: dict[Layer, list[Job]] = {layer: [(layer, channel) for channel in each] for layer, each in channels.items()}
+    wanted = _jobs(model, channels)
     jobs = [job for each in wanted.values() for job in each]
     way = Way(model, forward or model, output)
     with isolated(model):
-        within, size = _frame(model, like, shape)
-        begin = _start(start or {}, wanted, made.canvas.parameter_shape, (len(within.low), *size))
-        whole = layers_.in_pieces(model)
-        made_of = partial(climb, way)
+        within, size = frame(model, like, shape)
+        begin = _start(start or {}, wanted, cooked.canvas.parameter_shape, (len(within.low), *size))
+        whole, counts = layers_.in_pieces(model), {layer: len(each) for layer, each in channels.items() if each}
         if together is None:
-            together = whole or len(wanted) < 2 or _is_cheaper_together(way, list(wanted.values()), within, size, chunk)
+            together = whole or len(counts) < 2 or is_cheaper(way, counts, within, size, chunk)
         batches = [jobs] if together else [each for each in wanted.values() if each]
         parts = []
         for batch, rounds in zip(batches, _bars(batches, progress), strict=True):
-            run = partial(made_of, batch, made, within, size, begin, rounds)
+            run = partial(climb, way, batch, cooked, within, size, begin, rounds)
             parts += in_chunks(run, len(batch), whole=whole, size=chunk)
     return _split(joined(parts), channels)
+
+
+def _jobs(model: nn.Module, channels: Mapping[Layer, Sequence[int]]) -> dict[Layer, list[Job]]:
+    """One job for each image, in order."""
+    unknown = [layer for layer in channels if layer is not None and layer not in layers_.named(model)]
+    if unknown:
+        layers_.find(model, [layers_.clean(layer) for layer in unknown], argument="channels")
+        raise ValueError(f"`channels` names {unknown}. Name each layer in full.")
+    return {
+        layer: [(layer, channel, list(each[:row]).count(channel)) for row, channel in enumerate(each)]
+        for layer, each in channels.items()
+    }
 
 
 def _split(found: Patterns, channels: Mapping[Layer, Sequence[int]]) -> dict[Layer, Patterns]:
@@ -149,44 +148,6 @@ def _split(found: Patterns, channels: Mapping[Layer, Sequence[int]]) -> dict[Lay
         split[layer] = found.take(slice(first, first + len(each)))
         first += len(each)
     return split
-
-
-def _recipe(
-    steps: int | None, rate: float | None, seed: int, objective: str | Aim, canvas: str,
-    recipe: str | None, robust: bool, shrink: float,
-) -> Recipe:  # fmt: skip
-    if recipe not in (None, "textbook"):
-        raise ValueError(f"`recipe` is {recipe!r}. It can be 'textbook' or None.")
-    textbook = recipe == "textbook"
-    kind = CANVASES[check_canvas("textbook" if textbook else canvas)]
-    if steps is not None and steps < 0:
-        raise ValueError(f"`steps` is {steps}. It must be at least 0.")
-    if not 0 <= shrink <= 1:
-        raise ValueError(f"`shrink` is {shrink}. It must lie in [0, 1].")
-    return Recipe(
-        steps=(30 if textbook else 64) if steps is None else steps,
-        rate=kind.rate if rate is None else rate,
-        seed=seed,
-        aim=resolve("mean" if textbook else objective),
-        canvas=kind,
-        contrast=0.06 if textbook else None,  # uniform between .4 and .6 of the range, in the book
-        robust=robust and not textbook,
-        shrink=shrink,
-    )
-
-
-def check_canvas(canvas: Any) -> str:
-    """The name of a canvas.
-
-    Raises:
-        TypeError: for something other than a name.
-        ValueError: for an unknown name.
-    """
-    if not isinstance(canvas, str):
-        raise TypeError(f"`canvas` is a {type(canvas).__name__}. It can be {sorted(CANVASES)}.")
-    if canvas not in CANVASES:
-        raise ValueError(f"`canvas` is {canvas!r}. It can be {sorted(CANVASES)}.")
-    return canvas
 
 
 def _start(
@@ -209,66 +170,6 @@ def _start(
     return found
 
 
-def _frame(model: nn.Module, like: Tensor | None, shape: tuple[int, int, int] | None) -> tuple[Box, tuple[int, int]]:
-    """The value box and the size of the images, from what the caller gave."""
-    if like is not None:
-        within = box(like.clone())
-        if shape is not None and shape[0] != like.shape[1]:
-            raise ValueError(f"`shape` is {shape}, but `like` has {like.shape[1]} channels. Make them agree.")
-    elif shape is not None:
-        where = next(iter(devices(model)), torch.device("cpu"))
-        dtype = torch.float64 if dtype_of(model) == torch.float64 else torch.float32
-        bound = torch.full((shape[0],), 2.0, dtype=dtype, device=where)
-        within = Box(-bound, bound, torch.eye(shape[0], dtype=dtype, device=where))
-    else:
-        raise ValueError("`like` and `shape` are both missing. Give example inputs, or (channels, height, width).")
-    h, w = (shape or like.shape)[-2:]  # type: ignore[union-attr]
-    return within, (h, w)
-
-
-def _is_cheaper_together(
-    way: Way, jobs: Sequence[Sequence[Job]], within: Box, size: tuple[int, int], chunk: int | None
-) -> bool:
-    """Whether a step of all layers in one batch takes less time than a step of each to its own depth.
-
-    Many short calls cost a GPU more than their arithmetic; a CPU, or a large net, is better off with less of it.
-    """
-    layers = [each[0][0] for each in jobs if each]
-    counts = [len(each) for each in jobs if each]
-    try:
-        apart = sum(
-            _seconds(way, [layer], [count], within, size, chunk) for layer, count in zip(layers, counts, strict=True)
-        )
-        return _seconds(way, layers, counts, within, size, chunk) < apart
-    except torch.OutOfMemoryError:
-        return False
-
-
-def _seconds(
-    way: Way, layers: Sequence[Layer], counts: Sequence[int], within: Box, size: tuple[int, int], chunk: int | None
-) -> float:
-    """What a forward and the gradient to the images take, for `counts` images of each layer."""
-    total, times = sum(counts), []
-    at_once = min(total, chunk or total)
-    middle = ((within.low + within.high) / 2)[:, None, None].expand(at_once, -1, *size).clone().requires_grad_()
-    for _ in range(TIMES + 1):
-        _wait(middle)
-        begin = time.perf_counter()
-        maps, first, aims = way.maps(layers, middle), 0, []
-        for layer, count in zip(layers, counts, strict=True):
-            aims.append(maps[layer][first : first + count].sum())
-            first += count
-        torch.autograd.grad(torch.stack(aims).sum(), middle)
-        _wait(middle)
-        times.append(time.perf_counter() - begin)
-    return min(times[1:]) * total / at_once
-
-
-def _wait(tensor: Tensor) -> None:
-    if tensor.device.type != "cpu":
-        torch.get_device_module(tensor.device).synchronize(tensor.device)
-
-
 def _bars(batches: Sequence[Sequence[Job]], progress: bool) -> list[Callable[[int], Iterator[int]] | None]:
     """For each batch what shows its steps; nothing where nobody wants to see them."""
     if not progress:
@@ -278,4 +179,4 @@ def _bars(batches: Sequence[Sequence[Job]], progress: bool) -> list[Callable[[in
     def bar(name: str, steps: int) -> Iterator[int]:
         yield from tqdm(range(steps), desc=name, unit="step")
 
-    return [partial(bar, ", ".join(dict.fromkeys(layer or "classes" for layer, _ in batch))) for batch in batches]
+    return [partial(bar, ", ".join(dict.fromkeys(layer or "classes" for layer, *_ in batch))) for batch in batches]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning_convviz import cams, targets
+from lightning_convviz import ascent, cams, targets
 
 # Functions first: a command line tries the types of a union in their order, and everything is a string.
 Forward = Callable[..., Any] | str | None
@@ -116,6 +116,63 @@ def check_lens(
         if not isinstance(value, bool):
             raise TypeError(f"`{argument}` is {value!r}. It must be True or False.")
     _check_functions(output=output, reshape=reshape, logits=logits)
+
+
+def check_patterns(
+    *,
+    num_filters: Any,
+    filters: Any,
+    important_for: Any,
+    classes: Any,
+    steps: Any,
+    cold_steps: Any,
+    warm: Any,
+    size: Any,
+    seed: Any,
+    chunk: Any,
+    examples: Any,
+    kernels: Any,
+    objective: Any,
+    canvas: Any,
+    output: Any,
+) -> None:
+    """Check what only FilterPatternLogger takes.
+
+    Raises:
+        TypeError: for a wrong type.
+        ValueError: for an unknown name or a value out of range.
+    """
+    for argument, value in {"num_filters": num_filters, "steps": steps, "cold_steps": cold_steps}.items():
+        at_least(argument, value, 1)
+    for argument, value, lowest in (("size", size, 8), ("chunk", chunk, 1), ("important_for", important_for, 0)):
+        if value is not None:
+            at_least(argument, value, lowest)
+    at_least("seed", seed, 0)
+    for argument, value in {"warm": warm, "examples": examples, "kernels": kernels}.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"`{argument}` is {value!r}. It must be True or False.")
+    if isinstance(filters, str) and filters not in ("spread", "active"):
+        raise ValueError(f"`filters` is {filters!r}. It can be 'spread', 'active', or a list of channels.")
+    if not isinstance(filters, str):
+        _check_numbers("filters", filters)
+        if not filters:
+            raise ValueError("`filters` is empty. Name at least one channel.")
+    if important_for is not None and filters != "spread":
+        raise ValueError(f"`filters` is {filters!r}, and `important_for` chooses filters, too. Give one of them.")
+    _check_numbers("classes", classes)
+    ascent.resolve(objective)
+    ascent.check_canvas(canvas)
+    _check_functions(output=output)
+
+
+def _check_numbers(argument: str, given: Any) -> None:
+    fine = isinstance(given, list | tuple | range) and all(
+        isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in given
+    )
+    if not fine:
+        raise TypeError(f"`{argument}` is {given!r}. It must be a list of integers of at least 0.")
+    if len(set(given)) < len(given):
+        raise ValueError(f"`{argument}` is {list(given)}, which repeats itself. Name each number once.")
 
 
 def _check_functions(**given: Any) -> None:

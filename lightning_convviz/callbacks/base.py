@@ -1,9 +1,9 @@
 """What all callbacks have in common: when to draw, on what, where to, and how to fail without harm."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -30,7 +30,8 @@ class Watcher(_lightning.Callback):
     output: Callable[..., Any] | None = None  # what the model returns -> logits
     reshape: Callable[..., Any] | None = None  # a layer's output -> maps
     logits: Callable[..., Any] | None = None  # what `validation_step` returns -> logits
-    spare: Sequence[str] = ()  # what of `kept` goes where a checkpoint would grow too large
+    # What of `kept` goes where a checkpoint would grow too large: what it is, and which argument makes it smaller.
+    spare: ClassVar[Mapping[str, tuple[str, str]]] = {}
     classifies: bool = True  # whether what the model returns are logits of classes
     hears: bool = False  # whether `hear` wants the logits of the validation
     shares: bool = False  # whether `compute` can be divided over ranks
@@ -121,12 +122,15 @@ class Watcher(_lightning.Callback):
     def observers(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
         """Layers of the user's own validation forward to observe, with a function from the output to what is kept.
 
-        The function runs inside that forward: it must reduce only, and not wait for the device.
+        The function runs inside that forward, where a drawing is due: it must reduce only, and not wait for the device.
         """
         return {}
 
     def observe(self, name: str, reduced: Tensor) -> None:
         """Take what an observer made of a layer's output for one batch."""
+
+    def passed(self, images: Tensor) -> None:
+        """Take the images of the batch that `observe` was called for; must not wait for the device."""
 
     def opened(self) -> None:
         """A validation begins."""

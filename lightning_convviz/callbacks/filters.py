@@ -1,49 +1,75 @@
-"""FilterPatternLogger: what each filter looks for, by gradient ascent from a blank image."""
+"""FilterPatternLogger: what each filter looks for, by gradient ascent that follows the network."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_convviz import ascent
+from lightning_convviz import ascent, statistics
 from lightning_convviz import layers as layers_
-from lightning_convviz.callbacks.arguments import Forward, at_least, check_layers
+from lightning_convviz.callbacks import gallery
+from lightning_convviz.callbacks.arguments import Forward, check_layers, check_patterns
 from lightning_convviz.callbacks.base import Watcher
+from lightning_convviz.callbacks.climbing import Climber
+from lightning_convviz.callbacks.following import Following, Found, Layer, gathered
 from lightning_convviz.callbacks.scene import Scene, View, Wants
 from lightning_convviz.probes import Probes, ProbesLike
-from lightning_convviz.render import Picture, Sheet, rgb
-from lightning_convviz.render.sheet import CARD, GAP, MARGIN, near_square, numbers, zoom_for
+from lightning_convviz.render import Picture
 
 LAYERS = 4  # what "auto" draws
-# Adam's learning rate. Eight steps at 0.2 show the same as sixteen at 0.1; on a CIFAR-10 ResNet-20 they raise a filter
-# two thirds to four fifths as far (median over 16 filters: 7.6 and 6.2 standard deviations over real images against 9.4
-# and 9.3 in two layers; the best of 500 test images reached 2.9).
-RATE = 0.2
-BUDGET = 100_000  # bytes of a file: there is one for each layer
-SIDE = 96  # patterns of larger inputs are made at this size: a filter's pattern repeats, and their cost is its square
 
-LEGEND = """**Filter patterns**: for each filter of the layer an image that excites it, found by gradient ascent from a
-blank one, within the range of values and the colors of the probes. The number is the filter's mean activation on it.
-First layers look for edges and colors, middle ones for textures, last ones for parts. The images are synthetic: they
-show what would excite a filter most, not all that it answers to."""
+
+@dataclass(frozen=True)
+class Part:
+    """What one rank found: patterns by layer, what the filters answered to its validation images, and weights."""
+
+    found: Mapping[Layer, Found]
+    seen: Mapping[Layer, statistics.Seen | None]
+    kernels: Tensor | None
+
+    def cpu(self) -> "Part":
+        """The same in main memory, to be sent to another rank."""
+        seen = {name: None if each is None else each.cpu() for name, each in self.seen.items()}
+        return Part({name: each.cpu() for name, each in self.found.items()}, seen, self.kernels)
 
 
 class FilterPatternLogger(Watcher):
     """Log images that excite single filters, found by gradient ascent at every validation: tags `filters/<layer>`.
 
+    The first drawing begins with blank images, the others go on from the last one's. Beside each pattern stands the
+    part of a validation image that excites the filter most, from the batches that pass anyway, and below both how
+    strongly, in standard deviations of the filter over the validation. `filters/kernels` shows the first layer's
+    weights and their change, `filters/classes` (with `classes=`) what would be a perfect example of a class to the net.
+
+    Every fifth drawing a filter of each layer is found from a blank image, too, and the share of its objective that the
+    warm one reached is logged as `filters/<layer>/warm_over_cold`; a layer that reaches less than .7 begins anew, and
+    says so in its picture. `filters/<layer>/above_best_real` is the share of patterns that excite their filter more
+    than any validation image does.
+
     Args:
-        layers: names as in `named_modules()`, globs, module classes, or a list of these; `"auto"` takes up to four
-            convolutions, spread over depth, the first and the last included.
-        num_filters: how many filters of a layer, spread evenly; chosen once.
-        steps: steps of ascent for each pattern; their cost is two forwards up to the layer each.
+        layers: names as in `named_modules()`, globs, module classes, or a list of these: their outputs are raised as
+            they are (a ReLU's before it cuts off). `"auto"` takes up to four convolutions, spread over depth, the first
+            and the last included, each after the normalization and nonlinearity that directly follow it.
+        num_filters: how many filters of a layer; chosen once.
+        filters: which ones: `"spread"` evenly, `"active"`, those that answer most to the probes, or their numbers.
+        important_for: a class: take the filters that speak most for it in the probes.
+        classes: classes of which to draw what raises their logit most.
+        steps: steps of ascent in each drawing; their cost is two forwards up to the layer each.
+        cold_steps: steps where patterns begin with blank images.
+        warm: whether patterns go on from the last drawing; if not, every drawing takes `cold_steps`.
         size: side of the patterns in pixels; default that of the probes, up to 96.
-        seed: for the blank image's noise and the shifts.
-        objective: what is raised: "rise" (above the response to the blank image) or "mean", see `ascent.patterns`.
+        seed: for the blank image's noise and the random changes.
+        objective: what is raised: "rise" (above the response to the blank image), "mean", "neuron", "diverse", or a
+            function, see `ascent.many`.
+        canvas: how images are parametrized: "fourier", "pixels", "maco" or "textbook", see `ascent.many`.
+        chunk: how many images at once, at most; by default as many as memory allows.
+        examples: show the validation images beside.
+        kernels: show the first layer's weights.
+        output: what the model returns -> logits, for `classes` and `important_for`.
         probes: images that give the range of values and the correlation of colors, see `ActivationLogger`.
         num_probes: how many to take from the validation data.
         dataloader_idx: see `ActivationLogger`.
@@ -66,49 +92,63 @@ class FilterPatternLogger(Watcher):
 
     name = "filters"
     shares = True
+    spare: ClassVar[Mapping[str, tuple[str, str]]] = {"following": ("patterns", "num_filters")}
 
     def __init__(
         self,
         layers: type[nn.Module] | str | Sequence[type[nn.Module] | str] = "auto",
         *,
-        num_filters: int = 16,
-        steps: int = 8,
-        size: int | None = None,
-        seed: int = 0,
-        objective: str = "rise",
-        probes: ProbesLike = None,
-        num_probes: int = 8,
-        dataloader_idx: int = 0,
+        num_filters: int = 12,
+        filters: Literal["spread", "active"] | Sequence[int] = "spread",
+        important_for: int | None = None,
+        classes: Sequence[int] = (),
+        steps: int = 16, cold_steps: int = 48, warm: bool = True,
+        size: int | None = None, seed: int = 0,
+        objective: Callable[..., Any] | str = "rise", canvas: str = "fourier",
+        chunk: int | None = None,
+        examples: bool = True, kernels: bool = True,
+        output: Callable[..., Any] | None = None,
+        probes: ProbesLike = None, num_probes: int = 8, dataloader_idx: int = 0,
         every_n_epochs: int | Literal["log"] = 1,
         forward: Forward = None,
         name: str | None = None,
-        save_dir: str | Path | None = None,
-        save_images: bool = True,
+        save_dir: str | Path | None = None, save_images: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
         initial: bool = True,
-    ) -> None:
+    ) -> None:  # fmt: skip
+        check_layers(layers)
+        check_patterns(
+            num_filters=num_filters, filters=filters, important_for=important_for, classes=classes, steps=steps,
+            cold_steps=cold_steps, warm=warm, size=size, seed=seed, chunk=chunk, examples=examples, kernels=kernels,
+            objective=objective, canvas=canvas, output=output,
+        )  # fmt: skip
+        self.layers, self.num_filters, self.filters, self.important_for = layers, num_filters, filters, important_for
+        self.classes, self.examples, self.kernels, self.output = list(classes), examples, kernels, output
+        self.steps, self.cold_steps, self.warm, self.size = steps, cold_steps, warm, size
+        self.seed, self.objective, self.canvas, self.chunk = seed, objective, canvas, chunk
         super().__init__(
             probes=probes, num_probes=num_probes, dataloader_idx=dataloader_idx, every_n_epochs=every_n_epochs,
             forward=forward, name=name, save_dir=save_dir, save_images=save_images, on_error=on_error, initial=initial,
         )  # fmt: skip
-        check_layers(layers)
-        at_least("num_filters", num_filters, 1)
-        at_least("steps", steps, 1)
-        if size is not None:
-            at_least("size", size, 8)
-        at_least("seed", seed, 0)
-        ascent.resolve(objective)
-        self.layers = layers
-        self.num_filters = num_filters
-        self.steps = steps
-        self.size = size
-        self.seed = seed
-        self.objective = objective
+
+    # -- which filters -----------------------------------------------------------------------------------------------
 
     @override
     def begin(self) -> None:
-        self._channels: dict[str, list[int]] = {}
-        self._fixed_size = False
+        self._sources: dict[str, str] = {}  # layer -> the module whose output is raised
+        self._channels: dict[Layer, list[int]] = {}
+        self._final = False  # whether filters were chosen in a network that is being trained
+        self._fields: Mapping[str, tuple[float, float]] = {}
+        self._climber = Climber(
+            size=self.size, seed=self.seed, objective=self.objective, canvas=self.canvas, chunk=self.chunk,
+            output=self.output,
+        )  # fmt: skip
+        self._following = Following(self.steps, self.cold_steps, warm=self.warm)
+        self._responses: dict[str, statistics.Responses] = {}
+        self._figures: dict[str, tuple[Tensor, tuple[int, int]]] = {}
+        self._kernels: Tensor | None = None
+        self._scales: dict[str, float] = {}
+        self._scalars: dict[str, float] = {}
 
     @override
     def check(self, model: nn.Module) -> None:
@@ -118,100 +158,141 @@ class FilterPatternLogger(Watcher):
     @override
     def resolve(self, model: nn.Module, scene: Scene) -> None:
         runs = scene.runs
-        if self._channels and self._channels.keys() <= runs.keys():
+        if self._sources and {*self._sources, *self._sources.values()} <= runs.keys():
             return
         if self.layers == "auto":
             names = layers_.convolutions(runs, count=LAYERS)
+            self._sources = {name: layers_.settled(runs, name) for name in names}
         else:
             names = layers_.find(model, self.layers)
             layers_.require_maps(runs, names)
-        self._channels = {name: list(layers_.spread(range(runs[name].shape[1]), self.num_filters)) for name in names}
+            self._sources = {name: name for name in names}
+        self._final, self._fields = False, {}
+        self._channels = {name: self._spread(runs[name].shape[1], name) for name in names}
+        self._channels |= {None: self.classes} if self.classes else {}
+
+    def _spread(self, count: int, name: str) -> list[int]:
+        if isinstance(self.filters, str):
+            return list(layers_.spread(range(count), self.num_filters))
+        if wrong := [channel for channel in self.filters if channel >= count]:
+            raise ValueError(f"`filters` holds {wrong[0]}; layer {name!r} has channels 0 to {count - 1}.")
+        return list(self.filters)
+
+    def _choose(self, view: View) -> None:
+        """Filters by what they do, for the first time in the initial network and for good in the first drawing."""
+        names, images = list(self._sources.values()), view.probes.images
+        if self.important_for is not None:
+            ranked = ascent.most_important(
+                view.model, names, images, self.important_for, forward=view.again, output=self.output
+            )
+        elif self.filters == "active":
+            ranked = ascent.most_active(view.model, names, images, forward=view.again)
+        else:
+            return
+        for name, source in self._sources.items():
+            self._channels[name] = sorted(ranked[source][: self.num_filters])
+
+    # -- what passes -------------------------------------------------------------------------------------------------
 
     @override
     def wants(self, probes: Probes) -> Wants:
         return Wants()
 
     @override
-    def compute(self, view: View, mine: slice) -> dict[str, ascent.Patterns]:
-        shares = {name: channels[mine] for name, channels in self._channels.items() if channels[mine]}
-        found = {name: self._found(view, name, channels) for name, channels in shares.items()}
-        return found if mine == slice(None) else {name: each.cpu() for name, each in found.items()}
+    def opened(self) -> None:
+        self._figures.clear()
+        self._responses = {source: statistics.Responses(self._channels[name]) for name, source in self._sources.items()}
+
+    @override
+    def observers(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        return {source: partial(self._reduce, source) for source in self._sources.values()}
+
+    def _reduce(self, source: str, output: Tensor) -> Tensor:
+        size = (output.shape[2], output.shape[3])
+        self._figures[source] = self._responses[source].reduce(output), size
+        return self._figures[source][0]
+
+    @override
+    def passed(self, images: Tensor) -> None:
+        for source, (figures, size) in self._figures.items():
+            if len(figures) == len(images):
+                self._responses[source].add(figures, images, size)
+        self._figures.clear()
+
+    # -- the drawing -------------------------------------------------------------------------------------------------
+
+    @override
+    def compute(self, view: View, mine: slice) -> Part:
+        training = view.moment.training and not view.moment.initial
+        if not self._final:
+            self._choose(view)
+            self._final = training
+        if self.examples and not self._fields:
+            names = list(self._sources.values())
+            self._fields = ascent.receptive_fields(view.model, names, view.probes.images, forward=view.forward)
+        share = {layer: channels[mine] for layer, channels in self._channels.items() if channels[mine]}
+        ranks = self.turn.session.ranks
+        found = self._following.find(
+            partial(self._climber.climb, view, self._sources),
+            share,
+            first=view.moment.initial,
+            keeps=training,
+            audits=not ranks.sharded,
+        )
+        seen: dict[Layer, statistics.Seen | None] = {name: self._seen(name) for name in self._sources}
+        self._responses.clear()  # nothing stays on the device while training goes on
+        part = Part(found, seen, gallery.first_weights(view) if self.kernels and ranks.leads else None)
+        return part if mine == slice(None) else part.cpu()
+
+    def _seen(self, name: str) -> statistics.Seen | None:
+        responses = self._responses.get(self._sources[name])
+        fits = responses is not None and responses.channels == self._channels[name]
+        return responses.seen() if fits and responses is not None else None
 
     @override
     def draw(self, view: View, parts: list[Any]) -> dict[str, Picture]:
-        return {
-            f"{self.name}/{name}": self._picture(view, name, channels, _joined([part.get(name) for part in parts]))
-            for name, channels in self._channels.items()
-        }
+        pictures, self._scalars = {}, {}
+        keeps = view.moment.training and not view.moment.initial
+        for layer, channels in self._channels.items():
+            found = gathered([part.found.get(layer) for part in parts])
+            if keeps:
+                self._following.keep({layer: found.patterns.values}, {layer: channels})
+            seen = None if layer is None else statistics.merged([part.seen[layer] for part in parts])
+            page = gallery.Page(view, layer, self._sources.get(layer or "", ""), channels, found, seen)
+            tag = "classes" if layer is None else layer
+            field = self._fields.get(page.source) if self.examples else None
+            pictures[f"{self.name}/{tag}"] = page.picture(field)
+            self._scalars |= {f"{tag}/{name}": value for name, value in page.scalars().items()}
+        if parts[0].kernels is not None:
+            pictures[f"{self.name}/kernels"] = gallery.kernels(view, parts[0].kernels, self._kernels, self._scales)
+            self._kernels = parts[0].kernels if keeps else self._kernels
+        return pictures
+
+    @override
+    def scalars(self) -> Mapping[str, float]:
+        return self._scalars
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
 
     @override
     def kept(self) -> dict[str, Any]:
-        return {"chosen": self._chosen(), "channels": dict(self._channels)}
+        return {
+            "chosen": self._chosen(), "channels": dict(self._channels), "sources": dict(self._sources),
+            "final": self._final, "drawings": self._following.drawings, "following": self._following.state(),
+            "kernels": self._kernels, "scales": dict(self._scales), "fixed_size": self._climber.fixed_size,
+        }  # fmt: skip
 
     @override
     def keep(self, state: Mapping[str, Any]) -> None:
-        if state["chosen"] == self._chosen():
-            self._channels = dict(state["channels"])
+        if state["chosen"] == self._chosen() and "sources" in state:  # those of older versions have none
+            self._channels, self._sources = dict(state["channels"]), dict(state["sources"])
+            self._final, self._following.drawings = state["final"], state["drawings"]
+            self._kernels, self._scales = state["kernels"], dict(state["scales"])
+            self._climber.fixed_size = state["fixed_size"]
+            if state["following"] is not None:
+                self._following.restore(state["following"])
 
     def _chosen(self) -> str:
-        return f"{self.layers!r}, {self.num_filters}"
-
-    def _picture(self, view: View, name: str, channels: Sequence[int], found: ascent.Patterns) -> Picture:
-        space = view.probes.space
-        assert space is not None  # the session gives one to all probes
-        tiles = rgb(space.display(found.images))
-        columns = near_square(len(channels))
-        zoom = zoom_for(max(tiles.shape[1:3]), columns)
-        sheet = Sheet(2 * MARGIN + columns * (tiles.shape[2] * zoom + GAP))
-        sheet.write(f"What excites filters of {name}", bold=True)
-        sheet.write(view.moment.caption)
-        sheet.write(f"{len(channels)} of {view.runs[name].shape[1]} filters, {self.steps} steps from a blank image")
-        sheet.write("below each: filter, mean of its map")
-        spread = (CARD - 2 * MARGIN) // columns - tiles.shape[2] * zoom  # captions get the whole card's width
-        grid = sheet.tiles(tiles, columns=columns, zoom=zoom, gap=max(GAP, spread), below=sheet.line)
-        activations = found.activations.tolist()
-        for index, (channel, value) in enumerate(zip(channels, numbers(activations), strict=True)):
-            x, y = grid.corner(index)
-            sheet.label(f"#{channel}  {value}", x, y + grid.size[1], width=grid.dx)
-        about = {
-            "kind": "filters", "layer": name, "epoch": view.moment.epoch, "step": view.moment.step, "scale": None,
-            "rows": ["pattern"], "columns": list(channels),
-            "items": [{"activation": float(f"{value:.3g}") if math.isfinite(value) else None} for value in activations],
-        }  # fmt: skip
-        return sheet.picture(main=grid, colormap=None, legend=LEGEND, about=about, budget=BUDGET)
-
-    def _found(self, view: View, name: str, channels: Sequence[int]) -> ascent.Patterns:
-        climb = partial(
-            ascent.patterns, view.model, name, channels, like=view.probes.images,
-            steps=self.steps, rate=RATE, seed=self.seed, objective=self.objective, forward=view.forward,
-        )  # fmt: skip
-        c, h, w = view.probes.images.shape[1:]
-        own = c, h, w
-        shape = own if self._fixed_size else self._shape(view.probes)
-        try:
-            return climb(shape=shape)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            if shape == own:
-                raise
-            if self.size is not None:
-                raise ValueError(f"`size` is {self.size}, and the model fails on it: {error}. Leave it out.") from error
-            self._fixed_size = True  # the net takes pictures of one size only
-            return climb(shape=own)
-
-    def _shape(self, probes: Probes) -> tuple[int, int, int]:
-        c, h, w = probes.images.shape[1:]
-        factor = self.size / max(h, w) if self.size else min(1.0, SIDE / max(h, w))
-        return c, max(1, round(h * factor)), max(1, round(w * factor))
-
-
-def _joined(parts: Sequence[ascent.Patterns | None]) -> ascent.Patterns:
-    """The patterns of all ranks, in the order of the channels, of which each rank had every n-th."""
-    given = [part for part in parts if part is not None]
-    images, activations = [list(part.images) for part in given], [list(part.activations) for part in given]
-    order = [(rank, row) for row in range(len(images[0])) for rank in range(len(images)) if row < len(images[rank])]
-    return ascent.Patterns(
-        torch.stack([images[rank][row] for rank, row in order]),
-        torch.stack([activations[rank][row] for rank, row in order]),
-    )
+        """What a state has to agree in: which filters, and what their parameters mean."""
+        which = f"{self.layers!r}, {self.num_filters}, {self.filters!r}, {self.important_for}, {self.classes}"
+        return f"{which}, {self.canvas}, {self.size}"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ class GradCAMLogger(Watcher):
     """
 
     name = "gradcam"
-    spare = ("followed",)
+    spare: ClassVar[Mapping[str, tuple[str, str]]] = {"followed": ("followed pictures", "num_mistakes")}
 
     def __init__(
         self,

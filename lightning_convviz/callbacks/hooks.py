@@ -29,6 +29,7 @@ class Hooks:
         self._images: Tensor | None = None
         self._handles: list[RemovableHandle] = []
         self._answers: dict[Watcher, Answers] = {}
+        self._observed: list[Watcher] = []
 
     def open(self, module: nn.Module, watchers: Sequence["Watcher"]) -> None:
         """At the start of a validation: let observers see the user's own forward."""
@@ -44,7 +45,9 @@ class Hooks:
             speaker = self._speaker(watcher, module, parts)
             self._handles += [] if speaker is None else answers.listen(speaker)
         for watcher in watchers:
-            for name, reduce in watcher.observers().items():
+            observers = watcher.observers()
+            self._observed += [watcher] if observers else []
+            for name, reduce in observers.items():
                 if name in parts:
                     hook = partial(_observe, watcher, name, reduce)
                     self._handles.append(parts[name].register_forward_hook(hook))
@@ -53,7 +56,7 @@ class Hooks:
         """At the end of a validation, or of the run: no hook stays behind."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._answers, self._images, self._module = [], {}, None, None
+        self._handles, self._answers, self._observed, self._images, self._module = [], {}, [], None, None
 
     def _speaker(self, watcher: "Watcher", module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module | None:
         """The part whose output the user's own validation takes for logits, if its hooks fire."""
@@ -89,6 +92,10 @@ class Hooks:
             if watcher.hears and watcher.turn.due and here:
                 hear(watcher, answers, trainer, batch, returned)
             answers.clear()
+        for watcher in self._observed:
+            if watcher.turn.due and (loader == watcher.dataloader_idx or not _lightning.in_turn(trainer)):
+                with suppress(ValueError):  # a batch without images
+                    watcher.passed(batches.read(_lightning.of_loader(trainer, batch, watcher.dataloader_idx))[0])
 
 
 def _is_due(watcher: "Watcher") -> bool:
@@ -102,7 +109,9 @@ def _is_whole(module: nn.Module, part: nn.Module) -> bool:
 
 def _visible(module: nn.Module) -> dict[str, nn.Module]:
     """Sub-modules whose hooks fire: a hook inside a compiled region would be compiled in, or never run."""
-    roots = ("",) if _lightning.is_compiled(module) else tuple(f"{root}." for root in layers.compiled(module))
+    regions = layers.compiled(module)
+    whole = _lightning.is_compiled(module) or "" in regions
+    roots = ("",) if whole else tuple(f"{root}." for root in regions)
     inside = {
         name: part
         for name, part in layers.named(module).items()
@@ -116,7 +125,7 @@ def _observe(
 ) -> None:
     """A hook in the user's own forward: whatever goes wrong here is ours."""
     try:
-        if isinstance(output, Tensor):
+        if isinstance(output, Tensor) and watcher.turn.due:
             with torch.no_grad():
                 watcher.observe(name, reduce(output.detach()))
     except Exception as error:

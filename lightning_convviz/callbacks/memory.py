@@ -63,12 +63,12 @@ def state(watcher: "Watcher") -> dict[str, Any]:
         else:
             wanted = turn.session.wanted(watcher.dataloader_idx)
             found["probes"] = {**plain, "loader": watcher.dataloader_idx, "wanted": wanted}
-    for name in watcher.spare:
+    for name, (what, argument) in watcher.spare.items():
         if size(found) > LIMIT and found["kept"].get(name) is not None:
             found["kept"][name] = None
             turn.session.outbox.once.tell(
-                f"{type(watcher).__name__} saves no {name} pictures in checkpoints: with the probes they take over "
-                f"{LIMIT / 1e6:.0f} MB. A run that is resumed begins with new ones. A smaller `num_mistakes` fits."
+                f"{type(watcher).__name__} saves no {what} in checkpoints: with the probes they take over "
+                f"{LIMIT / 1e6:.0f} MB. A run that is resumed begins with new ones. A smaller `{argument}` fits."
             )
     return found
 

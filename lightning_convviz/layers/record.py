@@ -124,13 +124,14 @@ def record(
     *,
     differentiable: Collection[str] = (),
     before: Collection[str] = (),
+    first: bool = False,
     stop: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
     """Within the block, a forward of `model` fills the yielded dict: layer name -> the layer's output.
 
     What is recorded is the output as the layer returned it: the rest of the net goes on with a clone, so that an
     in-place ReLU after the layer cannot overwrite it (https://github.com/pytorch/pytorch/issues/61519). A layer that
-    runs several times in one forward is recorded at its last call (with `stop`, at its first).
+    runs several times in one forward is recorded at its last call (with `first` or `stop`, at its first).
 
     Args:
         model: its forward runs inside the block, called by you.
@@ -138,6 +139,7 @@ def record(
         differentiable: those of `names` to which gradients will be taken. Autograd starts recording at the first of
             them to run, also under `no_grad` and with all parameters frozen: what lies before it costs no memory.
         before: those of `names` whose input is recorded instead of their output.
+        first: record a layer that runs several times at its first call.
         stop: leave the block as soon as every layer has run; a model in pieces (FSDP) always runs to its end.
 
     Raises:
@@ -157,7 +159,7 @@ def record(
     def keep(name: str, output: Any) -> Tensor:
         if not isinstance(output, Tensor):
             raise TypeError(f"layer {name!r} returns a {type(output).__name__}. Choose a layer that returns a tensor.")
-        if stop and name in outputs:  # while others are waited for
+        if first and name in outputs:
             return output
         outputs[name] = _tracked(output) if name in differentiable else output
         if stop and len(outputs) == len(names):
@@ -171,7 +173,7 @@ def record(
 
     names = find(model, list(names)) if names else []
     _require_python(modules, names)
-    stop = stop and not in_pieces(model)
+    first, stop = first or stop, stop and not in_pieces(model)
     handles = [hooked(name) for name in names]
     try:
         with torch.set_grad_enabled(torch.is_grad_enabled()):  # puts back what `_tracked` sets

@@ -20,6 +20,7 @@ CARD = 350
 TEXT = 11
 MARGIN = 4
 GAP = 2  # between tiles
+ROW = 6  # at most between rows, however far apart the tiles of a row are
 
 # Bytes of a file: TensorBoard's writer takes a quarter of a second for a million of them, on one core.
 BUDGET = 145_000
@@ -219,9 +220,12 @@ class Sheet:
         above: int = 0,
         below: int = 0,
     ) -> Block:
-        """Tiles in rows; `above` and `below` leave that many pixels free for captions around each row."""
+        """Tiles in rows, `gap` pixels apart.
+
+        `above` and `below` leave that many pixels free for captions around each row.
+        """
         w, h = tiles.shape[2] * zoom, tiles.shape[1] * zoom
-        block = Block(tiles, x, self.y + above, w + gap, above + h + gap + below, columns, zoom)
+        block = Block(tiles, x, self.y + above, w + gap, above + h + min(gap, ROW) + below, columns, zoom)
         self._blocks.append(block)
         self.y += -(-len(tiles) // columns) * block.dy
         return block

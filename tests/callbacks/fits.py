@@ -55,7 +55,7 @@ def data(count: int = 48, *, seed: int = 0, channels: int = 3) -> TensorDataset:
 def three(**arguments: Any) -> list[Any]:
     """The three callbacks, so set that they are quick and that an error of theirs is an error of the test."""
     arguments = {"on_error": "raise", "num_probes": 4} | arguments
-    patterns = FilterPatternLogger(num_filters=3, steps=2, **arguments)
+    patterns = FilterPatternLogger(num_filters=3, steps=2, cold_steps=3, **arguments)
     return [ActivationLogger(**arguments), patterns, GradCAMLogger(**arguments)]
 
 

@@ -18,7 +18,8 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from lightning_convviz import FilterPatternLogger, GradCAMLogger, ascent
-from lightning_convviz.callbacks.filters import RATE
+from lightning_convviz.callbacks.climbing import SHRINK
+from lightning_convviz.callbacks.following import gathered
 
 
 def digest(module: Any, trainer: Any) -> str:
@@ -39,22 +40,28 @@ class Compared(FilterPatternLogger):
     """Notes how patterns that two ranks made compare with those of the pure function on rank 0 alone."""
 
     def __init__(self, folder: str, **arguments: Any) -> None:
-        super().__init__(num_filters=3, steps=6, num_probes=4, on_error="raise", **arguments)
+        super().__init__(num_filters=3, steps=6, cold_steps=6, num_probes=4, on_error="raise", **arguments)
         self.folder = folder
+        self._before: dict[str | None, torch.Tensor] = {}
 
     def draw(self, view: Any, parts: list[Any]) -> Any:
         found = []
         for name, channels in self._channels.items():
-            alone = ascent.patterns(
-                view.model, name, channels, like=view.probes.images, steps=self.steps, rate=RATE,
-                objective=self.objective, forward=view.forward,
-            )  # fmt: skip
+            source = self._sources[name]
+            start = {source: self._before[name]} if name in self._before and not view.moment.initial else {}
+            alone = ascent.many(
+                view.model, {source: channels}, like=view.probes.images, steps=self.steps, objective=self.objective,
+                forward=view.forward, start=start, shrink=SHRINK,
+            )[source]  # fmt: skip
+            together = gathered([part.found.get(name) for part in parts]).patterns
             for index in range(len(channels)):
-                part, row = parts[index % len(parts)][name], index // len(parts)
-                pair = torch.stack([part.images[row].flatten(), alone.images[index].flatten()])
+                pair = torch.stack([together.images[index].flatten(), alone.images[index].flatten()])
                 found.append((
-                    float(torch.corrcoef(pair)[0, 1]), float(part.activations[row]), float(alone.activations[index])
+                    float(torch.corrcoef(pair)[0, 1]), float(together.activations[index]),
+                    float(alone.activations[index]),
                 ))  # fmt: skip
+            if not view.moment.initial:
+                self._before[name] = together.values.half().float()
         with Path(self.folder, "compared.jsonl").open("a") as file:
             file.write(json.dumps({"ranks": len(parts), "step": view.moment.step, "found": found}) + "\n")
         return super().draw(view, parts)

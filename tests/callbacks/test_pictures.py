@@ -14,10 +14,11 @@ from lightning_convviz.render import heat
 from lightning_convviz.render.color import LEVELS, colormap
 
 TAGS = {
-    "activations/net.conv1", "activations/net.conv2", "filters/net.conv1", "filters/net.conv2", "gradcam/probes",
-    "gradcam/mistakes", "gradcam/confusions", "gradcam/followed",
+    "activations/net.conv1", "activations/net.conv2", "filters/net.conv1", "filters/net.conv2", "filters/kernels",
+    "gradcam/probes", "gradcam/mistakes", "gradcam/confusions", "gradcam/followed",
 }  # fmt: skip
-KINDS = {tag: tag.split("/")[1] for tag in TAGS if tag.startswith("gradcam/")} | {"gradcam/probes": "gradcam"}
+KINDS = {tag: tag.split("/")[1] for tag in TAGS if tag.startswith("gradcam/")} 
+KINDS |= {"gradcam/probes": "gradcam", "filters/kernels": "kernels"}
 CHOSEN = TAGS - {"gradcam/mistakes", "gradcam/confusions", "gradcam/followed"}
 
 
@@ -26,7 +27,7 @@ def test_every_validation_leaves_one_picture_of_each_tag(fit):
     assert events.tags == TAGS
     assert all(events.steps(tag) == [6, 12, 18] for tag in TAGS)
     assert events.epochs("filters")[0] == {
-        "v": 1, "epoch": 0, "step": 6, "tags": ["filters/net.conv1", "filters/net.conv2"],
+        "v": 1, "epoch": 0, "step": 6, "tags": ["filters/net.conv1", "filters/net.conv2", "filters/kernels"],
     }  # fmt: skip
     assert [entry["epoch"] for entry in events.epochs("gradcam")] == [0, 1, 2]
 
@@ -59,7 +60,8 @@ def test_a_picture_carries_what_it_shows(fit):
             }  # fmt: skip
             kind = KINDS.get(tag, tag.split("/")[0])
             assert (carried["kind"], carried["step"], carried["epoch"]) == (kind, step, epoch)
-            assert carried["layer"] == ("net.relu2" if tag in KINDS else tag.split("/")[1])
+            named = {"kernels": "net.conv1"}.get(kind, "net.relu2")
+            assert carried["layer"] == (named if tag in KINDS else tag.split("/")[1])
             last = tile(image, carried["tiles"], len(carried["rows"]) * len(carried["columns"]) - 1)
             assert last.width == carried["tiles"]["w"]
             assert last.height == carried["tiles"]["h"]
@@ -159,7 +161,7 @@ def test_the_initial_network_is_drawn_in_the_sanity_check_and_kept_but_not_logge
 def test_without_a_sanity_check_given_probes_are_tried_at_the_start(fit):
     watcher = FilterPatternLogger(probes=torch.randn(2, 3, 12, 16), num_filters=2, steps=1, on_error="raise")
     fit([watcher], num_sanity_val_steps=0)
-    assert set(watcher.initial_pictures) == {"filters/net.conv1", "filters/net.conv2"}
+    assert set(watcher.initial_pictures) == {"filters/net.conv1", "filters/net.conv2", "filters/kernels"}
 
 
 @pytest.mark.parametrize(

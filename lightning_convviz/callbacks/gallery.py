@@ -1,0 +1,160 @@
+"""The pages of FilterPatternLogger: what is said of each pattern, and the first layer's weights."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_convviz import statistics
+from lightning_convviz.callbacks.following import Found, Layer
+from lightning_convviz.callbacks.scales import hold
+from lightning_convviz.callbacks.scene import View
+from lightning_convviz.layers import spread
+from lightning_convviz.render import Picture, filters
+from lightning_convviz.render.sheet import numbers
+
+
+@dataclass(frozen=True)
+class Page:
+    """The patterns of one layer.
+
+    Attributes:
+        view: what the drawing is made from.
+        layer: its name; None for the classes.
+        source: the module whose output was raised.
+        channels: the filters, or classes.
+        found: their patterns.
+        seen: what they answered to the validation images, if any were seen.
+    """
+
+    view: View
+    layer: Layer
+    source: str
+    channels: Sequence[int]
+    found: Found
+    seen: statistics.Seen | None
+
+    def picture(self, field: tuple[float, float] | None) -> Picture:
+        """The page; with a receptive field the validation images stand beside."""
+        space = self.view.probes.space
+        assert space is not None  # the session gives one to all probes
+        patterns = self.found.patterns
+        real = None
+        if field is not None and self.seen is not None:
+            size = patterns.images.shape[2], patterns.images.shape[3]
+            # A little more than the field, and no less than a few pixels: what is around helps to see what it is.
+            wide = tuple(min(1.0, max(1.5 * share, 0.25)) for share in field)
+            real = space.display(statistics.patches(self.seen, (wide[0], wide[1]), size)).to(patterns.images.device)
+        about = {
+            "kind": "filters", "layer": self.layer or "classes", "epoch": self.view.moment.epoch,
+            "step": self.view.moment.step, "scale": None, "rows": ["pattern"], "columns": list(self.channels),
+            "warm": self.found.warm,
+        }  # fmt: skip
+        tiles = [self._tile(*row) for row in zip(self.channels, *self._figures(), strict=True)]
+        return filters.filters(
+            space.display(patterns.images), tiles, title=self._title(), lines=self._lines(real is not None), real=real,
+            about=about,
+        )  # fmt: skip
+
+    def scalars(self) -> dict[str, float]:
+        """What is logged beside the page."""
+        found = {} if self.found.ratio is None else {"warm_over_cold": self.found.ratio}
+        if self.seen is not None:
+            above = self.found.patterns.peaks.cpu() > self.seen.peak.cpu()
+            found["above_best_real"] = float(above.float().mean())
+        return found
+
+    def _figures(self) -> tuple[Sequence[Any], ...]:
+        """For each filter: peak, gain, deviations of pattern and best image, whether it is silent."""
+        patterns, n = self.found.patterns, len(self.channels)
+        peaks, gained = patterns.peaks.tolist(), patterns.gained.tolist()
+        if self.seen is None:
+            return peaks, gained, [None] * n, [None] * n, [False] * n
+        seen = self.seen.cpu()
+        sigmas = [seen.sigmas(each.cpu()).tolist() for each in (patterns.peaks, seen.peak)]
+        return peaks, gained, *sigmas, seen.silent.tolist()
+
+    def _tile(
+        self, channel: int, peak: float, gained: float, sigmas: float | None, real: float | None, silent: bool
+    ) -> filters.Tile:
+        facts = {"peak": _plain(peak), "sigmas": _plain(sigmas), "real_sigmas": _plain(real), "silent": silent}
+        name = f"#{channel}" if self.layer is not None else self.view.probes.name(channel)
+        # What answers alike to all images may have been woken: by its pattern alone, then.
+        dead = "dead" if silent and peak <= 0 else "" if gained != 0 else "no answer"
+        if sigmas is None or real is None or silent:
+            value = "woken" if silent else numbers([peak])[0]
+            return filters.Tile(name, value, "", dead, facts)
+        return filters.Tile(name, _sigmas(sigmas), f"{_sigmas(real)} σ", dead, facts)
+
+    def _title(self) -> str:
+        if self.layer is None:
+            return "What the network would call a perfect example"
+        source = f" → {self.source}" if self.source != self.layer else ""
+        return f"What excites filters of {self.layer}{source}"
+
+    def _lines(self, real: bool) -> list[str]:
+        what = "classes"
+        if self.layer is not None:
+            what = f"of {self.view.runs[self.source].shape[1]} filters"
+        lines = [f"{self.view.moment.caption} · {len(self.channels)} {what}", self._begun()]
+        if real and self.seen is not None:
+            lines.append(f"pattern | best of {self.seen.count} validation images")
+            lines.append("below: largest response, in standard deviations σ")
+        else:
+            lines.append("below each its logit" if self.layer is None else "below each: filter, its largest activation")
+        return lines
+
+    def _begun(self) -> str:
+        if self.found.fell_back:
+            return f"begun anew: the last patterns led to {self.found.ratio:.0%} of this"
+        return f"{self.found.steps} steps from " + ("the last patterns" if self.found.warm else "blank images")
+
+
+def _sigmas(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.1f}"
+
+
+def _plain(value: float | None) -> float | None:
+    return float(f"{value:.3g}") if value is not None and math.isfinite(value) else None
+
+
+def first_weights(view: View) -> Tensor | None:
+    """The weights of the convolution that takes the images; None where there is none, or no rank has all of them."""
+    name = _first(view)
+    weight = None if name is None else view.runs[name].module.weight
+    if not isinstance(weight, Tensor) or type(weight).__name__ == "DTensor" or weight.ndim != 4:
+        return None
+    return weight.detach().float().cpu().clone()  # which training would change else
+
+
+def _first(view: View) -> str | None:
+    channels = view.probes.images.shape[1]
+    for name, run in view.runs.items():
+        conv = run.module
+        if isinstance(conv, nn.Conv2d) and conv.in_channels == channels and conv.groups == 1:
+            return name if max(conv.kernel_size) > 1 else None
+    return None
+
+
+def kernels(view: View, weights: Tensor, before: Tensor | None, scales: dict[str, float]) -> Picture:
+    """The page of the first layer's weights."""
+    name = str(_first(view))
+    channels = spread(range(len(weights)), filters.MOST_KERNELS)
+    shown = weights[list(channels)]
+    values = shown.abs().flatten()
+    scale = scales if view.moment.training else dict(scales)
+    high = hold(scale, "kernels", float(values.nan_to_num(0, 0, 0).quantile(0.995)))
+    fits = before is not None and before.shape == weights.shape
+    _, c, h, w = weights.shape
+    first = ", the first three of them as colors" if c > 3 else ""
+    about: Mapping[str, Any] = {
+        "kind": "kernels", "layer": name, "epoch": view.moment.epoch, "step": view.moment.step,
+    }  # fmt: skip
+    return filters.kernels(
+        shown, before[list(channels)] if fits and before is not None else None, channels, high=high,
+        title=f"Weights of {name}",
+        lines=[view.moment.caption, f"{len(shown)} of {len(weights)} filters, {h} × {w}, {c} channels{first}"],
+        about=about,
+    )  # fmt: skip

@@ -1,0 +1,116 @@
+"""Running figures against NumPy on all the images at once."""
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_convviz.statistics import Responses, merged, patches
+
+CHANNELS = [3, 0, 2]
+
+
+@pytest.fixture
+def maps():
+    return torch.randn(23, 4, 5, 7) * torch.tensor([1.0, 5.0, 0.1, 2.0])[:, None, None] + 100
+
+
+@pytest.fixture
+def pictures():
+    return torch.arange(23.0)[:, None, None, None].expand(23, 3, 10, 14).clone()
+
+
+def heard(maps, pictures, batches=(8, 8, 7)):
+    responses = Responses(CHANNELS)
+    for part, images in zip(maps.split(list(batches)), pictures.split(list(batches)), strict=True):
+        responses.add(responses.reduce(part), images, part.shape[2:])
+    return responses.seen()
+
+
+@pytest.mark.parametrize("batches", [(23,), (8, 8, 7), (1, 2, 20)])
+def test_figures_are_those_of_all_images_at_once(maps, pictures, batches):
+    seen, values = heard(maps, pictures, batches), maps.double().numpy()[:, CHANNELS]
+    assert seen.count == 23
+    np.testing.assert_allclose(seen.mean, values.mean((0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(seen.deviation, values.std((0, 2, 3)), rtol=1e-3)
+    np.testing.assert_allclose(seen.low, values.min((0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(seen.peak, values.max((0, 2, 3)), rtol=1e-6)
+    for k in range(3):
+        image, y, x = np.unravel_index(values[:, k].argmax(), (23, 5, 7))
+        assert (seen.images[k] == image).all()
+        assert seen.places[k].tolist() == pytest.approx([(y + 0.5) / 5, (x + 0.5) / 7])
+
+
+def test_what_several_saw_is_what_one_would_have_seen(maps, pictures):
+    whole = heard(maps, pictures)
+    parts = [heard(maps[rows], pictures[rows], (len(rows),)) for rows in (range(0, 23, 2), range(1, 23, 2))]
+    found = merged([parts[0], None, parts[1]])
+    for name in ("mean", "deviation", "low", "peak", "images", "places"):
+        torch.testing.assert_close(getattr(found, name), getattr(whole, name), rtol=1e-4, atol=1e-4)
+    assert found.count == 23
+    assert merged([None]) is None
+
+
+def test_sigmas_are_deviations_above_the_mean_and_a_silent_channel_has_none(maps, pictures):
+    maps[:, 2] = 0.5
+    seen = heard(maps, pictures)
+    assert seen.silent.tolist() == [False, False, True]
+    expected = (seen.peak - seen.mean) / seen.deviation
+    torch.testing.assert_close(seen.sigmas(seen.peak)[:2], expected[:2])
+    assert seen.sigmas(seen.peak)[2] == 0
+
+
+def test_a_value_that_is_no_number_wins_nothing(maps, pictures):
+    maps[5] = torch.nan
+    seen = heard(maps, pictures)
+    assert (seen.images[:, 0, 0, 0] != 5).all()
+    assert seen.peak.isfinite().all()
+
+
+def test_images_of_another_shape_count_and_are_not_kept(maps, pictures):
+    responses = Responses([0])
+    responses.add(responses.reduce(maps[:4]), pictures[:4], (5, 7))
+    responses.add(responses.reduce(maps[4:8] + 1000), torch.zeros(4, 3, 20, 20), (5, 7))
+    seen = responses.seen()
+    assert seen.count == 8
+    assert seen.peak > 1000
+    assert seen.images.shape == (1, 3, 10, 14)
+
+
+def test_large_images_are_kept_small():
+    responses = Responses([0])
+    responses.add(responses.reduce(torch.rand(2, 1, 4, 4)), torch.rand(2, 3, 448, 300), (4, 4))
+    assert responses.seen().images.shape == (1, 3, 224, 150)
+
+
+def test_nothing_is_seen_where_nothing_passed_or_after_it_was_cleared(maps, pictures):
+    responses = Responses(CHANNELS)
+    assert responses.seen() is None
+    responses.add(responses.reduce(maps), pictures, (5, 7))
+    responses.clear()
+    assert responses.seen() is None
+
+
+@pytest.mark.parametrize(("y", "x"), [(0, 0), (4, 6), (2, 3), (4, 0)])
+def test_a_patch_shows_the_place_of_the_peak(y, x):
+    maps, pictures = torch.zeros(1, 1, 5, 7), torch.zeros(1, 3, 50, 70)
+    maps[0, 0, y, x] = 1
+    pictures[0, :, 10 * y : 10 * y + 10, 10 * x : 10 * x + 10] = 1
+    responses = Responses([0])
+    responses.add(responses.reduce(maps), pictures, (5, 7))
+    (cut,) = patches(responses.seen(), (0.2, 10 / 70), (20, 20))
+    assert cut.shape == (3, 20, 20)
+    assert (cut == 1).all(), "the field is as large as a cell"
+    (whole,) = patches(responses.seen(), (1.0, 1.0), (50, 70))
+    assert torch.equal(whole, pictures[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_nothing_waits_for_the_device(maps, pictures):
+    responses = Responses(CHANNELS)
+    maps, pictures = maps.cuda(), pictures.cuda()
+    responses.add(responses.reduce(maps), pictures, (5, 7))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        responses.add(responses.reduce(maps), pictures, (5, 7))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
