@@ -79,8 +79,11 @@ class Canvas(nn.Module):
     """A batch of learnable images. Abstract: a new parametrization says how its parameters become unbounded values.
 
     Image `i` depends on parameters `[i]` and random stream `i` alone. `forward()` maps the values through a sigmoid
-    into the box, so that the image shown is the image evaluated, and no pattern can leave the data's range.
+    into the box, so that the image shown is the image evaluated, and no pattern can leave the data's range. The sigmoid
+    goes a little beyond the box and is cut off, since many real images reach its ends.
     """
+
+    STRETCH = 1.25
 
     normalized = False  # whether it is raised along the normalized gradient, and not by Adam
     rate = 0.1  # the length of a step that suits it
@@ -115,7 +118,7 @@ class Canvas(nn.Module):
     def forward(self) -> Float[Tensor, "n c h w"]:
         """The images, in the model's input space, between `within.low` and `within.high`."""
         colored = torch.einsum("dc,nchw->ndhw", self.within.color, self.unbounded())
-        return self._placed(colored.sigmoid())
+        return self._placed((0.5 + self.STRETCH * (colored.sigmoid() - 0.5)).clamp(0, 1))
 
     def blank(self) -> Float[Tensor, "1 c h w"]:
         """The image at mid-range, from which every ascent begins."""
@@ -140,7 +143,6 @@ class Canvas(nn.Module):
         index = torch.as_tensor(list(rows), device=self.values.device)
         self.values[index] = shrink * values.to(self.values) + (1 - shrink) * self.values[index]
 
-    @torch.no_grad()
     def settle(self) -> None:
         """After a step: bring parameters back to where they mean something."""
 
@@ -197,7 +199,7 @@ class FourierCanvas(Canvas):
 
     # Lucid's: the spectrum comes out four times too strong for the sigmoid.
     GAIN = 0.25
-    rate = 0.12  # for some dozen steps; Lucid's 0.05 is for hundreds, and 0.2 saturates the colors
+    rate = 0.1  # for some dozen steps; Lucid's 0.05 is for hundreds, and 0.2 saturates the colors
 
     @staticmethod
     @override
@@ -287,8 +289,8 @@ def _resized(spectrum: Float[Tensor, "c _ _"], h: int, w: int) -> Float[Tensor, 
     """A spectrum at another size: the same at the same cycles per pixel, linear in between."""
     side, columns = spectrum.shape[1:]
     width = w if w // 2 + 1 == columns else max(1, 2 * columns - 2)
-    down = torch.fft.fftfreq(h, 1 / side) + side // 2
-    right = torch.fft.rfftfreq(w, 1 / width)
+    down = torch.fft.fftfreq(h, 1 / side, dtype=torch.float64) + side // 2
+    right = torch.fft.rfftfreq(w, 1 / width, dtype=torch.float64)
 
     def weights(places: Tensor, count: int) -> Tensor:
         apart = places.clamp(0, count - 1)[:, None] - torch.arange(count)

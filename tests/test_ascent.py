@@ -611,7 +611,7 @@ def test_a_forward_of_one_s_own(net, images):
         ("conv1", [], {}, "`channels` is empty. Name at least one"),
         ("conv1", [0, 4], {}, "`channels` holds 4; layer 'conv1' has channels 0 to 3"),
         ("conv1", [-1, 2], {}, "`channels` holds -1; layer 'conv1' has channels 0 to 3"),
-        (None, [5], {}, "`channels` holds 5; the model has classes 0 to 4"),
+        (None, [5], {}, r"`channels` holds 5; \(of a callback `classes`\) the model has classes 0 to 4"),
         (None, [0], {"output": lambda _: "nothing"}, r"`output` returned a str, where class logits"),
         ("conv1", [0], {"forward": lambda images: images}, r"layers \['conv1'\] never ran in this forward"),
         ("conv1", [0], {"steps": -1}, "`steps` is -1. It must be at least 0"),

@@ -200,6 +200,9 @@ def test_at_another_size_amplitudes_are_those_of_the_same_cycles_per_pixel(size)
     amplitudes = PhaseCanvas(size, unit(spectrum=given), generators([1])).amplitudes
     ratios = amplitudes / (1 + frequencies(*size))
     torch.testing.assert_close(ratios, ratios.mean().expand_as(ratios), atol=0, rtol=0.03)
+    inner = int(0.45 * size[0])
+    up, down = amplitudes[:, 1 : inner + 1], amplitudes[:, -inner:].flip(1)
+    torch.testing.assert_close(up, down, atol=1e-12, rtol=0)
 
 
 def test_without_examples_amplitudes_fall_with_frequency():
@@ -253,7 +256,8 @@ def test_colors_are_mixed_by_the_box():
     within = Box(torch.zeros(2).double(), torch.ones(2).double(), mix)
     canvas = PixelCanvas((1, 1), within, generators([0]))
     canvas.values.data[0, :, 0, 0] = torch.tensor([2.0, -4.0])
-    torch.testing.assert_close(canvas()[0, :, 0, 0], torch.tensor([2.0, -1.0]).double().sigmoid())
+    expected = 0.5 + Canvas.STRETCH * (torch.tensor([2.0, -1.0]).double().sigmoid() - 0.5)
+    torch.testing.assert_close(canvas()[0, :, 0, 0], expected)
 
 
 def test_a_box_leaves_out_the_outermost_thousandth():

@@ -171,7 +171,8 @@ def test_chunks_are_no_larger_than_asked_for(size, expected):
     assert [row for part in parts for row in part] == list(range(7))
 
 
-def test_chunks_of_a_size_shrink_too():
+@pytest.mark.parametrize(("size", "sizes"), [(5, [5, 3, 2, 2, 2, 1]), (99, [7, 4, 2, 2, 2, 1])])
+def test_chunks_of_a_size_shrink_too(size, sizes):
     tried = []
 
     def work(rows):
@@ -180,8 +181,8 @@ def test_chunks_of_a_size_shrink_too():
             raise torch.OutOfMemoryError("too much")
         return list(range(rows.start, rows.stop))
 
-    assert in_chunks(work, 7, size=5) == [[0, 1], [2, 3], [4, 5], [6]]
-    assert tried == [5, 3, 2, 2, 2, 1]
+    assert in_chunks(work, 7, size=size) == [[0, 1], [2, 3], [4, 5], [6]]
+    assert tried == sizes
 
 
 def test_ranks_in_step_take_chunks_of_their_size_or_none():

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from lightning_convviz.canvas import generators
-from lightning_convviz.transforms import ANGLE, BLOCK, ZOOM, jitter, rotate, scale, standard
+from lightning_convviz.transforms import ANGLE, BLOCK, ZOOM, in_turn, jitter, rotate, scale, standard
 
 
 def all_of(size):
@@ -55,10 +55,11 @@ def test_another_draw_for_each_image_and_each_call(name, ramps):
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_the_draws_do_not_begin_again_after_a_block(name, ramps):
+def test_the_draws_never_begin_again(name, ramps):
     transform = TRANSFORMS[name](generators([1, 2]))
-    calls = [transform(ramps) for _ in range(BLOCK + 4)]
-    assert not torch.equal(torch.stack(calls[:4]), torch.stack(calls[BLOCK:]))
+    calls = torch.stack([transform(ramps) for _ in range(2 * BLOCK + 4)])
+    for later in range(1, 2 * BLOCK + 1):
+        assert not torch.equal(calls[:4], calls[later : later + 4])
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -165,7 +166,7 @@ def test_scale_enlarges_about_the_middle(smooth):
 
 
 @pytest.mark.parametrize(
-    ("size", "pixels"), [((8, 8), 1), ((32, 32), 1), ((48, 48), 2), ((63, 96), 4), ((96, 96), 4), ((64, 120), 5)]
+    ("size", "pixels"), [((28, 28), 0), ((32, 32), 1), ((48, 48), 1), ((63, 96), 3), ((96, 96), 3), ((64, 130), 4)]
 )
 def test_the_standard_shift_is_in_proportion_to_the_longer_side(size, pixels):
     *_, shift = standard(size, generators([0]))
@@ -173,6 +174,14 @@ def test_the_standard_shift_is_in_proportion_to_the_longer_side(size, pixels):
     assert {y for y, _ in reached} == {x for _, x in reached} == set(range(-pixels, pixels + 1))
 
 
-@pytest.mark.parametrize(("size", "count"), [((63, 63), 1), ((63, 200), 1), ((64, 64), 3), ((224, 224), 3)])
+@pytest.mark.parametrize(("size", "count"), [((63, 63), 1), ((63, 200), 1), ((64, 64), 2), ((224, 224), 2)])
 def test_fine_images_are_only_shifted(size, count):
     assert len(standard(size, generators([0]))) == count
+
+
+def test_scale_and_rotation_take_turns(ramps):
+    same = ramps[:1].repeat(2, 1, 1, 1)
+    turning = in_turn([scale(0.3, generators([1, 2])), rotate(20, generators([3, 4]))])
+    expected = [scale(0.3, generators([1, 2])), rotate(20, generators([3, 4]))]
+    for transform in expected:
+        assert torch.equal(turning(same), transform(same))

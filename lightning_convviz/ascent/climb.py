@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -48,6 +49,10 @@ class Patterns:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        c, h, w = self.images.shape[1:]
+        return f"Patterns({len(self)} images of {c} x {h} x {w}, peaks {[round(v, 3) for v in self.peaks.tolist()]})"
+
     def cpu(self) -> "Patterns":
         """The same in main memory."""
         return Patterns(**{name: value.cpu() for name, value in vars(self).items()})
@@ -71,9 +76,10 @@ class Way:
     forward: Forward
     read: Callable[[Any], Any] | None = None
 
-    def rectifies(self, layer: Layer) -> bool:
-        """Whether a layer cuts off, so that it is asked for its input."""
-        return layer is not None and isinstance(layers_.named(self.model)[layer], RECTIFIERS)
+    @cached_property
+    def rectifiers(self) -> Mapping[Layer, nn.Module]:
+        """The layers that cut off, so that they are asked for their input."""
+        return {name: each for name, each in layers_.named(self.model).items() if isinstance(each, RECTIFIERS)}
 
     def maps(self, wanted: Collection[Layer], images: Float[Tensor, "n c h w"]) -> dict[Layer, Tensor]:
         """What the layers answer, (n, c, y, x), by one forward up to the last of them; of a rectifier its input.
@@ -81,7 +87,7 @@ class Way:
         Of a layer that runs several times it is the first answer, whatever other layers are asked.
         """
         names = [layer for layer in wanted if layer is not None]
-        before = [name for name in names if self.rectifies(name)]
+        before = [name for name in names if name in self.rectifiers]
         with layers_.record(self.model, names, before=before, first=True, stop=None not in wanted) as recorded:
             returned = self.forward(images.to(dtype_of(self.model), copy=True))  # the forward may write to them
         layers_.require(recorded, names)
@@ -92,10 +98,8 @@ class Way:
 
     def answers(self, layer: Layer, maps: Float[Tensor, "n c y x"]) -> Float[Tensor, "n c y x"]:
         """The layer's output; of a rectifier, from its input."""
-        if not self.rectifies(layer):
-            return maps
-        module = layers_.named(self.model)[layer or ""]
-        found: Tensor = type(module).forward(module, maps.clone())
+        module = self.rectifiers.get(layer)
+        found: Tensor = maps if module is None else type(module).forward(module, maps.clone())
         return found
 
 
@@ -169,11 +173,7 @@ def climb(
     """Patterns of some of the jobs, which name each layer in one piece; inside `isolated(model)`."""
     jobs = list(jobs[rows])
     streams = generators([_number(recipe.seed, job) for job in jobs])
-    contrast = {} if recipe.contrast is None else {"contrast": recipe.contrast}
-    canvas = recipe.canvas(size, within, streams, **contrast)
-    again = [row for row, job in enumerate(jobs) if job in start]
-    if again:
-        canvas.resume(again, torch.stack([start[jobs[row]] for row in again]), recipe.shrink)
+    canvas = _canvas(jobs, recipe, within, size, start, streams)
     layers, parts = _groups(jobs)
     with torch.no_grad():
         blank = way.maps(layers, canvas.blank())
@@ -183,6 +183,8 @@ def climb(
 
     def value(images: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
         maps = way.maps(layers, images)
+        if len(layers) == 1:  # a slice would copy the gradient
+            return objectives[0](maps[layers[0]])
         return torch.cat([aim(maps[each][part]) for each, part, aim in zip(layers, parts, objectives, strict=True)])
 
     with autograd_everywhere(way.model):
@@ -203,6 +205,23 @@ def _number(seed: int, job: Job) -> int:
     """The seed of an image's random stream: images of one channel differ from the start, or they never would."""
     layer, channel, before = job
     return zlib.crc32(f"{seed}/{layer}/{channel}{f'/{before}' if before else ''}".encode())
+
+
+def _canvas(
+    jobs: Sequence[Job],
+    recipe: Recipe,
+    within: Box,
+    size: tuple[int, int],
+    start: Mapping[Job, Tensor],
+    streams: Sequence[torch.Generator],
+) -> Canvas:
+    """Blank images, or those that there are parameters for to go on from."""
+    contrast = {} if recipe.contrast is None else {"contrast": recipe.contrast}
+    canvas = recipe.canvas(size, within, streams, **contrast)
+    again = [row for row, job in enumerate(jobs) if job in start]
+    if again:
+        canvas.resume(again, torch.stack([start[jobs[row]] for row in again]), recipe.shrink)
+    return canvas
 
 
 def _groups(jobs: Sequence[Job]) -> tuple[list[Layer], list[slice]]:
@@ -230,7 +249,9 @@ def _require_channels(jobs: Sequence[Job], blank: Mapping[Layer, Tensor]) -> Non
     for layer, channel, _ in jobs:
         count = blank[layer].shape[1]
         if not 0 <= channel < count:
-            what = "the model has classes" if layer is None else f"layer {layer!r} has channels"
+            what = (
+                "(of a callback `classes`) the model has classes" if layer is None else f"layer {layer!r} has channels"
+            )
             raise ValueError(f"`channels` holds {channel}; {what} 0 to {count - 1}.")
 
 

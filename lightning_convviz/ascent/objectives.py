@@ -59,7 +59,8 @@ def direction(vectors: Float[Tensor, "n c"], *, power: float = 2.0) -> Aim:
     """Image `i` is to bring out the combination `vectors[i]` of all channels; the channels given beside are not used.
 
     `mean_yx (v · A[y, x]) max(cos(v, A[y, x]), 0.1)^power`: the cosine keeps a few strong channels from standing in for
-    the whole direction. Olah et al. 2017, "Feature Visualization", "Interaction between neurons", and its code.
+    the whole direction. Olah et al. 2017, "Feature Visualization", "Interaction between neurons", and its code. All
+    images have to fit in one batch: `chunk` can't tell which vector is whose.
 
     Args:
         vectors: one for each image, with a number for each channel of the layer.
@@ -95,6 +96,8 @@ def direction(vectors: Float[Tensor, "n c"], *, power: float = 2.0) -> Aim:
 
 def difference(others: Sequence[int]) -> Aim:
     """Image `i` is to tell its channel from channel `others[i]`: the mean of the one map minus that of the other.
+
+    All images have to fit in one batch, as for `direction`.
 
     Example:
         >>> difference([1])([0], torch.zeros(1, 2, 1, 1))(torch.tensor([[[[5.0]], [[3.0]]]]))

@@ -26,7 +26,7 @@ def patterns(
     """Images that excite channels of a layer, all in one batch; the model is left as it was.
 
     `x* = argmax_x mean_yx A[c, y, x](x)` over images within the value box, from a blank start, by Adam on the Fourier
-    spectrum under random changes: shifts of up to 1/24 of the side, from 64 pixels on also 5 % of scale and 5 degrees
+    spectrum under random changes: shifts of up to 1/32 of the side, from 64 pixels on also 5 % of scale and 5 degrees
     of rotation. Each forward stops at the layer. Olah et al. 2017, "Feature Visualization",
     https://distill.pub/2017/feature-visualization
 
@@ -48,6 +48,9 @@ def patterns(
         >>> found.images.shape, bool(found.peaks > 0)
         (torch.Size([1, 1, 6, 6]), True)
     """
+    if isinstance(channels, int) or isinstance(layer, nn.Module):
+        argument, came = ("channels", channels) if isinstance(channels, int) else ("layer", type(layer).__name__)
+        raise TypeError(f"`{argument}` is {came}. Give the name of a layer, and a list of its channels.")
     if not channels:
         raise ValueError("`channels` is empty. Name at least one.")
     name = None if layer is None else layers_.find_one(model, layer)
@@ -79,7 +82,8 @@ def many(
         shape: (c, h, w) of the images, where it is to differ from `like`'s; without `like` values lie in [-2, 2].
         steps: steps of ascent, 64 by default; more give stronger patterns.
         rate: the length of a step, by default what suits the canvas; more steps want a smaller one.
-        seed: another seed, other patterns. The random stream of a pattern depends on seed, layer and channel only.
+        seed: another seed, other patterns. A pattern's random numbers depend on it, its layer and its channel, and on
+            how many of the same channel come before.
         objective: what is raised: `"mean"`, `"rise"`, `"neuron"`, `"diverse"`, or a function: `direction(vectors)`,
             `difference(others)`, or one of your own (channels, answer to the blank image) -> objective.
         canvas: how images are parametrized: `"fourier"`, `"pixels"`, `"maco"` (the examples' spectrum is kept, only the
@@ -115,6 +119,8 @@ def many(
         raise ValueError(f"`chunk` is {chunk}. It must be at least 1, or None.")
     wanted = _jobs(model, channels)
     jobs = [job for each in wanted.values() for job in each]
+    if not jobs:
+        raise ValueError("`channels` names no channel. Name at least one.")
     way = Way(model, forward or model, output)
     with isolated(model):
         within, size = frame(model, like, shape)
@@ -132,6 +138,8 @@ def many(
 
 def _jobs(model: nn.Module, channels: Mapping[Layer, Sequence[int]]) -> dict[Layer, list[Job]]:
     """One job for each image, in order."""
+    if not isinstance(channels, Mapping) or any(isinstance(each, int) for each in channels.values()):
+        raise TypeError(f"`channels` is {channels!r}. Give a dict, layer -> a list of its channels.")
     unknown = [layer for layer in channels if layer is not None and layer not in layers_.named(model)]
     if unknown:
         layers_.find(model, [layers_.clean(layer) for layer in unknown], argument="channels")

@@ -76,6 +76,11 @@ def _wait(tensor: Tensor) -> None:
 
 def frame(model: nn.Module, like: Tensor | None, shape: tuple[int, int, int] | None) -> tuple[Box, tuple[int, int]]:
     """The value box and the size of the images, from what the caller gave."""
+    if like is not None and (not isinstance(like, Tensor) or like.ndim != 4):
+        what = tuple(like.shape) if isinstance(like, Tensor) else type(like).__name__
+        raise ValueError(f"`like` is {what}. Give example inputs as a tensor (n, c, h, w).")
+    if shape is not None and len(shape) != 3:
+        raise ValueError(f"`shape` is {tuple(shape)}. Give (channels, height, width).")
     if like is not None:
         within = box(like.clone())
         if shape is not None and shape[0] != like.shape[1]:

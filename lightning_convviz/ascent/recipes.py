@@ -34,6 +34,8 @@ def made(
     if recipe not in (None, "textbook"):
         raise ValueError(f"`recipe` is {recipe!r}. It can be 'textbook' or None.")
     textbook = recipe == "textbook"
+    if textbook and canvas not in ("fourier", "textbook"):
+        raise ValueError(f"`canvas` is {canvas!r}, and `recipe` 'textbook' has its own. Give one of them.")
     kind = CANVASES[check_canvas("textbook" if textbook else canvas)]
     if steps is not None and steps < 0:
         raise ValueError(f"`steps` is {steps}. It must be at least 0.")

@@ -160,9 +160,18 @@ def check_patterns(
     if important_for is not None and filters != "spread":
         raise ValueError(f"`filters` is {filters!r}, and `important_for` chooses filters, too. Give one of them.")
     _check_numbers("classes", classes)
-    ascent.resolve(objective)
+    _check_objective(objective)
     ascent.check_canvas(canvas)
     _check_functions(output=output)
+
+
+def _check_objective(objective: Any) -> None:
+    ascent.resolve(objective)
+    if objective == "diverse":
+        raise ValueError(
+            "`objective` is 'diverse', and the callback draws one image of each filter, with nothing to differ from. "
+            "Use `ascent.patterns`, with a channel named several times."
+        )
 
 
 def _check_numbers(argument: str, given: Any) -> None:

@@ -63,8 +63,8 @@ class FilterPatternLogger(Watcher):
         warm: whether patterns go on from the last drawing; if not, every drawing takes `cold_steps`.
         size: side of the patterns in pixels; default that of the probes, up to 96.
         seed: for the blank image's noise and the random changes.
-        objective: what is raised: "rise" (above the response to the blank image), "mean", "neuron", "diverse", or a
-            function, see `ascent.many`.
+        objective: what is raised: "rise" (above the response to the blank image), "mean", "neuron", or a function, see
+            `ascent.many`.
         canvas: how images are parametrized: "fourier", "pixels", "maco" or "textbook", see `ascent.many`.
         chunk: how many images at once, at most; by default as many as memory allows.
         examples: show the validation images beside.
@@ -258,7 +258,9 @@ class FilterPatternLogger(Watcher):
             if keeps:
                 self._following.keep({layer: found.patterns.values}, {layer: channels})
             seen = None if layer is None else statistics.merged([part.seen[layer] for part in parts])
-            page = gallery.Page(view, layer, self._sources.get(layer or "", ""), channels, found, seen)
+            page = gallery.Page(
+                view, layer, self._sources.get(layer or "", ""), channels, found, seen, gallery.asked(self)
+            )
             tag = "classes" if layer is None else layer
             field = self._fields.get(page.source) if self.examples else None
             pictures[f"{self.name}/{tag}"] = page.picture(field)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -14,6 +14,9 @@ from lightning_convviz.callbacks.scene import View
 from lightning_convviz.layers import spread
 from lightning_convviz.render import Picture, filters
 from lightning_convviz.render.sheet import numbers
+
+if TYPE_CHECKING:
+    from lightning_convviz.callbacks.filters import FilterPatternLogger
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Page:
         channels: the filters, or classes.
         found: their patterns.
         seen: what they answered to the validation images, if any were seen.
+        asked: what the user asked for.
     """
 
     view: View
@@ -35,26 +39,28 @@ class Page:
     channels: Sequence[int]
     found: Found
     seen: statistics.Seen | None
+    asked: Sequence[str] = ()
 
     def picture(self, field: tuple[float, float] | None) -> Picture:
         """The page; with a receptive field the validation images stand beside."""
         space = self.view.probes.space
         assert space is not None  # the session gives one to all probes
         patterns = self.found.patterns
-        real = None
+        real, beside = None, ""
         if field is not None and self.seen is not None:
             size = patterns.images.shape[2], patterns.images.shape[3]
             # A little more than the field, and no less than a few pixels: what is around helps to see what it is.
             wide = tuple(min(1.0, max(1.5 * share, 0.25)) for share in field)
+            beside = "the" if min(wide) == 1 else "part of the"
             real = space.display(statistics.patches(self.seen, (wide[0], wide[1]), size)).to(patterns.images.device)
         about = {
             "kind": "filters", "layer": self.layer or "classes", "epoch": self.view.moment.epoch,
             "step": self.view.moment.step, "scale": None, "rows": ["pattern"], "columns": list(self.channels),
-            "warm": self.found.warm,
+            "warm": self.found.warm, "asked": list(self.asked),
         }  # fmt: skip
         tiles = [self._tile(*row) for row in zip(self.channels, *self._figures(), strict=True)]
         return filters.filters(
-            space.display(patterns.images), tiles, title=self._title(), lines=self._lines(real is not None), real=real,
+            space.display(patterns.images), tiles, title=self._title(), lines=self._lines(beside), real=real,
             about=about,
         )  # fmt: skip
 
@@ -80,13 +86,16 @@ class Page:
         self, channel: int, peak: float, gained: float, sigmas: float | None, real: float | None, silent: bool
     ) -> filters.Tile:
         facts = {"peak": _plain(peak), "sigmas": _plain(sigmas), "real_sigmas": _plain(real), "silent": silent}
-        name = f"#{channel}" if self.layer is not None else self.view.probes.name(channel)
+        name = f"#{channel}"
+        if self.layer is None:  # the number first: a long name may be cut
+            name, value = numbers([peak])[0], self.view.probes.name(channel)
+            return filters.Tile(name, value, "", "no answer" if gained == 0 else "", facts)
         # What answers alike to all images may have been woken: by its pattern alone, then.
         dead = "dead" if silent and peak <= 0 else "" if gained != 0 else "no answer"
         if sigmas is None or real is None or silent:
             value = "woken" if silent else numbers([peak])[0]
             return filters.Tile(name, value, "", dead, facts)
-        return filters.Tile(name, _sigmas(sigmas), f"{_sigmas(real)} σ", dead, facts)
+        return filters.Tile(name, _sigmas(sigmas), f"{_sigmas(real)} σ", dead, facts, weak=sigmas <= real)
 
     def _title(self) -> str:
         if self.layer is None:
@@ -94,14 +103,14 @@ class Page:
         source = f" → {self.source}" if self.source != self.layer else ""
         return f"What excites filters of {self.layer}{source}"
 
-    def _lines(self, real: bool) -> list[str]:
+    def _lines(self, real: str) -> list[str]:
         what = "classes"
         if self.layer is not None:
             what = f"of {self.view.runs[self.source].shape[1]} filters"
-        lines = [f"{self.view.moment.caption} · {len(self.channels)} {what}", self._begun()]
+        lines = [f"{self.view.moment.caption} · {len(self.channels)} {what}", *self.asked, self._begun()]
         if real and self.seen is not None:
-            lines.append(f"pattern | best of {self.seen.count} validation images")
-            lines.append("below: largest response, in standard deviations σ")
+            lines.append(f"pattern | {real} best of {self.seen.count} validation images")
+            lines.append("below: largest responses, in σ of the validation")
         else:
             lines.append("below each its logit" if self.layer is None else "below each: filter, its largest activation")
         return lines
@@ -110,6 +119,15 @@ class Page:
         if self.found.fell_back:
             return f"begun anew: the last patterns led to {self.found.ratio:.0%} of this"
         return f"{self.found.steps} steps from " + ("the last patterns" if self.found.warm else "blank images")
+
+
+def asked(watcher: "FilterPatternLogger") -> list[str]:
+    """What a callback was asked for beside its defaults, for the head of its pages."""
+    objective = watcher.objective if isinstance(watcher.objective, str) else getattr(watcher.objective, "__name__", "")
+    said = [] if watcher.important_for is None else [f"those that matter most for class {watcher.important_for}"]
+    said += ["those most active on the probes"] if watcher.filters == "active" else []
+    said += [f"objective {objective}"] if objective not in ("rise", "") else []
+    return said + ([f"canvas {watcher.canvas}"] if watcher.canvas != "fourier" else [])
 
 
 def _sigmas(value: float) -> str:
@@ -155,6 +173,9 @@ def kernels(view: View, weights: Tensor, before: Tensor | None, scales: dict[str
     return filters.kernels(
         shown, before[list(channels)] if fits and before is not None else None, channels, high=high,
         title=f"Weights of {name}",
-        lines=[view.moment.caption, f"{len(shown)} of {len(weights)} filters, {h} × {w}, {c} channels{first}"],
+        lines=[
+            view.moment.caption,
+            f"{len(shown)} of {len(weights)} filters in order of number, {h} × {w}, {c} channels{first}",
+        ],
         about=about,
     )  # fmt: skip

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 from lightning_convviz.render.color import rgb
-from lightning_convviz.render.sheet import CARD, GAP, MARGIN, UNKNOWN, Block, Picture, Sheet, near_square, zoom_for
+from lightning_convviz.render.paint import paint
+from lightning_convviz.render.sheet import CARD, GAP, INK, MARGIN, UNKNOWN, Block, Picture, Sheet, near_square, zoom_for
 
 BETWEEN = 8  # pixels between a pair of tiles and the next
 BUDGET = 100_000  # bytes of a file: there is one for each layer
@@ -22,8 +24,9 @@ LEGEND = """**Filter patterns**: for each filter of the layer an image that exci
 blank one, within the range of values and the colors of the probes; beside it the part of a validation image that
 excites it most. Under both how strongly, at the best place, in standard deviations of the filter over the validation
 data. First layers look for edges and colors, middle ones for textures, last ones for parts. The patterns are synthetic:
-they show what would excite a filter most, not all that it answers to. Hatched: a filter that nothing excites. From
-drawing to drawing a pattern goes on from the last one, so that changes are the network's."""
+they show what would excite a filter most, not all that it answers to. Gray numbers: the real image excites the filter
+more. Hatched: a filter that nothing excites. From drawing to drawing a pattern goes on from the last one, so that
+changes are the network's."""
 
 KERNELS = """**Kernels**: the weights of the first convolution as pictures: gray is 0, bright positive, dark negative,
 all on one scale that stays until the weights leave it by a factor of two. Below, what changed since the last
@@ -40,6 +43,7 @@ class Tile:
         real: the same for the validation image beside it; empty where there is none.
         dead: why it is hatched; empty where it is not.
         facts: for the picture's data.
+        weak: whether the real image excites it more: the caption is gray.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Tile:
     real: str
     dead: str
     facts: Mapping[str, Any]
+    weak: bool = False
 
 
 def filters(
@@ -96,13 +101,34 @@ def filters(
     )
 
 
+def grid(images: Float[Tensor, "n 3 h w"], names: Sequence[object], *, title: str = "") -> Image.Image:
+    """Images with a word under each, for a notebook, which shows it.
+
+    Args:
+        images: in [0, 1]; `pixels.estimated(examples).display(...)` makes such of model inputs.
+        names: what stands below, one for each.
+        title: of the page.
+
+    Raises:
+        ValueError: where there is not one name for each image.
+
+    Example:
+        >>> grid(torch.rand(4, 3, 32, 32), ["a", "b", "c", "d"], title="noise").size
+        (350, 385)
+    """
+    if len(names) != len(images):
+        raise ValueError(f"`names` has {len(names)} items for {len(images)} images. Give one for each.")
+    tiles = [Tile(str(name), "", "", "", {}) for name in names]
+    return paint(filters(images, tiles, title=title, about={}))
+
+
 def _caption(sheet: Sheet, grid: Block, index: int, tile: Tile, width: int) -> None:
     x, y = grid.corner(index)
     y += grid.size[1]
     if tile.dead:
         sheet.label(f"{tile.name}  {tile.dead}", x, y, width=width, color=UNKNOWN)
     elif tile.real:
-        sheet.label(f"{tile.name}  {tile.value} | {tile.real}", x, y, width=width)
+        sheet.label(f"{tile.name}  {tile.value} | {tile.real}", x, y, width=width, color=UNKNOWN if tile.weak else INK)
     else:
         sheet.label(f"{tile.name}  {tile.value}", x, y, width=width)
 
@@ -167,8 +193,10 @@ def kernels(
         items = [{"change": round(each, 4) if math.isfinite(each) else None} for each in share]
         first = sorted(range(len(share)), key=lambda row: -share[row])[:3]
         sheet.write("Change since the last drawing", bold=True)
-        sheet.write("most: " + ", ".join(f"#{channels[row]} {share[row]:.0%}" for row in first) + " of its norm")
-        sheet.scale_bar(f"-{most:.2g}", f"{most:.2g}", note="gray: none", ramp=ramp)
+        sheet.write(
+            "most: " + ", ".join(f"#{channels[row]} {share[row]:.0%}" for row in first) + " of its norm; gray: none"
+        )
+        sheet.scale_bar(f"-{most:.2g}", f"{most:.2g}", ramp=ramp)
         sheet.tiles(rgb(_gray(change, max(most, 1e-12))), columns=columns, zoom=zoom)
     facts = {**about, "scale": [-high, high], "rows": ["kernel"], "columns": list(channels), "items": items}
     return sheet.picture(main=grid, colormap=None, legend=KERNELS, budget=KERNEL_BUDGET, about=facts)

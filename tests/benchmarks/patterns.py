@@ -154,7 +154,7 @@ def of_lucent(model: nn.Module, batch: int = 1) -> Tensor:
     kinds = [  # those of `transforms.standard`
         transform.random_scale([1 + transforms.ZOOM * each / 5 for each in range(-5, 6)]),
         transform.random_rotate([transforms.ANGLE * each / 5 for each in range(-5, 6)]),
-        transform.jitter(2 * (SIDE // 24) + 1),
+        transform.jitter(2 * (SIDE // 32) + 1),
     ]
     found = []
     for first in FILTERS[::batch]:

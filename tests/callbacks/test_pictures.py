@@ -17,7 +17,7 @@ TAGS = {
     "activations/net.conv1", "activations/net.conv2", "filters/net.conv1", "filters/net.conv2", "filters/kernels",
     "gradcam/probes", "gradcam/mistakes", "gradcam/confusions", "gradcam/followed",
 }  # fmt: skip
-KINDS = {tag: tag.split("/")[1] for tag in TAGS if tag.startswith("gradcam/")} 
+KINDS = {tag: tag.split("/")[1] for tag in TAGS if tag.startswith("gradcam/")}
 KINDS |= {"gradcam/probes": "gradcam", "filters/kernels": "kernels"}
 CHOSEN = TAGS - {"gradcam/mistakes", "gradcam/confusions", "gradcam/followed"}
 
