@@ -102,7 +102,7 @@ class Responses:
     def add(self, figures: Float[Tensor, "n k 5"], images: Float[Tensor, "n c h w"], size: tuple[int, int]) -> None:
         """Take a batch: what `reduced` made of a layer's output, its images, and the size of the maps.
 
-        Images of another shape than the first ones count, but none of them is kept.
+        Images of another shape than the first ones are kept at the first ones' size.
         """
         with torch.inference_mode(False), torch.no_grad():
             peak, place, mean, variance, low = (figures[..., index].clone() for index in range(len(FIGURES)))
@@ -127,6 +127,7 @@ class Responses:
 def merged(parts: Sequence[Seen | None]) -> Seen | None:
     """What several processes saw, each of a part of the images, in main memory."""
     found = [part.cpu() for part in parts if part is not None]
+    found = [part for part in found if part.channels == found[0].channels]  # a rank that is behind may have others
     if not found:
         return None
     state, count = _state(found[0]), found[0].count
@@ -152,21 +153,26 @@ def _state(seen: Seen) -> dict[str, Tensor]:
 
 def _merged(old: dict[str, Tensor], new: dict[str, Tensor], before: int, more: int) -> dict[str, Tensor]:
     share, apart = more / (before + more), new["mean"] - old["mean"]
-    better = new["peak"] > old["peak"]
-    chosen = partial(_chosen, better)
-    fits = old["images"].shape == new["images"].shape
+    chosen = partial(_chosen, new["peak"] > old["peak"])
     return {
         "mean": old["mean"] + share * apart,
         "power": (1 - share) * old["power"] + share * new["power"] + share * (1 - share) * apart.square(),
         "low": torch.minimum(old["low"], new["low"]),
         "peak": chosen(old["peak"], new["peak"]),
-        "places": chosen(old["places"], new["places"]) if fits else old["places"],
-        "images": chosen(old["images"], new["images"]) if fits else old["images"],
+        "places": chosen(old["places"], new["places"]),
+        "images": chosen(old["images"], _fitted(new["images"], old["images"])),
     }
 
 
 def _chosen(better: Tensor, old: Tensor, new: Tensor) -> Tensor:
     return torch.where(better.view(-1, *[1] * (old.ndim - 1)), new, old)
+
+
+def _fitted(images: Float[Tensor, "k c _ _"], like: Float[Tensor, "k c v u"]) -> Float[Tensor, "k c v u"]:
+    """Images at the size of others; places in them are shares, and stay where they are."""
+    if images.shape == like.shape:
+        return images
+    return F.interpolate(images.float(), size=like.shape[2:], mode="area").to(like)
 
 
 def _small(images: Float[Tensor, "k c h w"]) -> Float[Tensor, "k c v u"]:

@@ -293,3 +293,19 @@ def test_auto_says_when_there_is_no_map(images):
 @pytest.mark.parametrize(("count", "expected"), [(1, [0]), (2, [0, 9]), (4, [0, 3, 6, 9]), (99, list(range(10)))])
 def test_spread_keeps_both_ends(count, expected):
     assert layers.spread(range(10), count) == expected
+
+
+def test_an_input_given_by_keyword_is_recorded_too(images):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu = nn.ReLU(inplace=True)
+
+        def forward(self, images):
+            return self.relu(input=images)
+
+    net, given = Named(), images.clone()
+    with layers.record(net, ["relu"], before=["relu"]) as outputs:
+        net(given)
+    assert torch.equal(outputs["relu"], images)
+    assert torch.equal(given, images), "a clone went on"

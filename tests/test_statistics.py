@@ -66,14 +66,15 @@ def test_a_value_that_is_no_number_wins_nothing(maps, pictures):
     assert seen.peak.isfinite().all()
 
 
-def test_images_of_another_shape_count_and_are_not_kept(maps, pictures):
+def test_images_of_another_shape_are_kept_at_the_size_of_the_first(maps, pictures):
     responses = Responses([0])
     responses.add(responses.reduce(maps[:4]), pictures[:4], (5, 7))
-    responses.add(responses.reduce(maps[4:8] + 1000), torch.zeros(4, 3, 20, 20), (5, 7))
+    responses.add(responses.reduce(maps[4:8] + 1000), torch.full((4, 3, 20, 20), 9.0), (5, 7))
     seen = responses.seen()
     assert seen.count == 8
     assert seen.peak > 1000
     assert seen.images.shape == (1, 3, 10, 14)
+    assert (seen.images == 9).all()
 
 
 def test_large_images_are_kept_small():

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_convviz import layers as layers_
 from lightning_convviz import outputs
+from lightning_convviz.ascent.climb import Way
 from lightning_convviz.isolation import autograd_everywhere, gradients, isolated
 
 
@@ -84,18 +85,15 @@ def receptive_fields(
         >>> receptive_fields(net, ["0", "1"], torch.randn(1, 1, 10, 20))
         {'0': (0.3, 0.15), '1': (0.5, 0.25)}
     """
-    fields = {}
+    fields, way = {}, Way(model, forward or model)
     with isolated(model), autograd_everywhere(model):
         for name in layers:
             picture = images[:1].clone().requires_grad_()
-            with layers_.record(model, [name], stop=True) as recorded:
-                (forward or model)(picture * 1)  # the forward may write to it
-            layers_.require(recorded, [name])
-            maps = recorded[name]
+            maps = way.maps([name], picture)[name]
             # Channels in random proportions: those of equal and opposite weights would cancel each other.
-            shares = torch.randn(maps.shape[1], generator=torch.Generator().manual_seed(0)).to(maps.device)
-            middle = maps[0, :, maps.shape[2] // 2, maps.shape[3] // 2].float() @ shares
-            (gradient,) = gradients(middle, [picture], allow_unused=True) if maps.requires_grad else (None,)
+            shares = torch.randn(maps.shape[1], generator=torch.Generator().manual_seed(0)).to(maps)
+            middle = maps[0, :, maps.shape[2] // 2, maps.shape[3] // 2] @ shares
+            (gradient,) = gradients(middle, [picture], allow_unused=True)
             seen = torch.zeros_like(picture) if gradient is None else gradient
             fields[name] = _extent(seen.abs().sum((0, 1)) > 0)
     return fields

@@ -1,6 +1,6 @@
 """What is raised: a layer's output -> one number for each image."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -55,15 +55,15 @@ def neuron(channels: Sequence[int], blank: Float[Tensor, "1 c y x"]) -> Objectiv
     return lambda activations: own(activations, index)[:, y, x]
 
 
-def direction(vectors: Float[Tensor, "n c"], *, power: float = 2.0) -> Aim:
+def direction(vectors: Float[Tensor, "n c"] | Mapping[int, Tensor], *, power: float = 2.0) -> Aim:
     """Image `i` is to bring out the combination `vectors[i]` of all channels; the channels given beside are not used.
 
     `mean_yx (v · A[y, x]) max(cos(v, A[y, x]), 0.1)^power`: the cosine keeps a few strong channels from standing in for
     the whole direction. Olah et al. 2017, "Feature Visualization", "Interaction between neurons", and its code. All
-    images have to fit in one batch: `chunk` can't tell which vector is whose.
+    images have to fit in one batch, unless vectors are given by channel: a list can't tell which one is whose.
 
     Args:
-        vectors: one for each image, with a number for each channel of the layer.
+        vectors: one for each image, with a number for each channel of the layer; or a dict, channel -> vector.
         power: how much the direction counts beside the size; 0 is the plain product.
 
     Raises:
@@ -76,12 +76,13 @@ def direction(vectors: Float[Tensor, "n c"], *, power: float = 2.0) -> Aim:
     """
 
     def aim(channels: Sequence[int], blank: Float[Tensor, "1 c y x"]) -> Objective:
-        if vectors.shape != (len(channels), blank.shape[1]):
+        given = torch.stack([vectors[c] for c in channels]) if isinstance(vectors, Mapping) else vectors
+        if given.shape != (len(channels), blank.shape[1]):
             raise ValueError(
-                f"`vectors` has shape {tuple(vectors.shape)}. {len(channels)} images of a layer with {blank.shape[1]} "
+                f"`vectors` has shape {tuple(given.shape)}. {len(channels)} images of a layer with {blank.shape[1]} "
                 f"channels want ({len(channels)}, {blank.shape[1]})."
             )
-        wanted = vectors.to(blank)
+        wanted = given.to(blank)
 
         def objective(activations: Float[Tensor, "n c y x"]) -> Float[Tensor, " n"]:
             product = torch.einsum("nc,ncyx->nyx", wanted, activations)
@@ -94,10 +95,10 @@ def direction(vectors: Float[Tensor, "n c"], *, power: float = 2.0) -> Aim:
     return aim
 
 
-def difference(others: Sequence[int]) -> Aim:
+def difference(others: Sequence[int] | Mapping[int, int]) -> Aim:
     """Image `i` is to tell its channel from channel `others[i]`: the mean of the one map minus that of the other.
 
-    All images have to fit in one batch, as for `direction`.
+    All images have to fit in one batch, unless the others are given as a dict, channel -> other, as for `direction`.
 
     Example:
         >>> difference([1])([0], torch.zeros(1, 2, 1, 1))(torch.tensor([[[[5.0]], [[3.0]]]]))
@@ -105,9 +106,10 @@ def difference(others: Sequence[int]) -> Aim:
     """
 
     def aim(channels: Sequence[int], blank: Float[Tensor, "1 c y x"]) -> Objective:
-        if len(others) != len(channels):
-            raise ValueError(f"`others` has {len(others)} channels for {len(channels)} images. Give one for each.")
-        one, other = mean(channels, blank), mean(others, blank)
+        opposed = [others[channel] for channel in channels] if isinstance(others, Mapping) else list(others)
+        if len(opposed) != len(channels):
+            raise ValueError(f"`others` has {len(opposed)} channels for {len(channels)} images. Give one for each.")
+        one, other = mean(channels, blank), mean(opposed, blank)
         return lambda activations: one(activations) - other(activations)
 
     return aim

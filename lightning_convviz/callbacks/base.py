@@ -129,8 +129,11 @@ class Watcher(_lightning.Callback):
     def observe(self, name: str, reduced: Tensor) -> None:
         """Take what an observer made of a layer's output for one batch."""
 
-    def passed(self, images: Tensor) -> None:
-        """Take the images of the batch that `observe` was called for; must not wait for the device."""
+    def passed(self, images: Tensor | None) -> None:
+        """Take the images of the batch that `observe` was called for, if it was one of this callback's loader.
+
+        Must not wait for the device.
+        """
 
     def opened(self) -> None:
         """A validation begins."""

@@ -9,13 +9,14 @@ from torch import Tensor
 from lightning_convviz import ascent
 from lightning_convviz.callbacks.following import Layer
 from lightning_convviz.callbacks.scene import View
+from lightning_convviz.canvas import CANVASES
 from lightning_convviz.probes import Probes
 
 SIDE = 96  # patterns of larger inputs are made at this size: a filter's pattern repeats, and their cost is its square
 # What the next drawing keeps of a pattern's parameters. Over two nets, three seeds and 20 epochs, 16 steps from .75 of
-# the last parameters reach .95 to 1.10 of the objective of 96 cold steps (from the fifth drawing on, median over
+# the last parameters reach .92 to 1.10 of the objective of 96 cold steps (from the fifth drawing on, median over
 # filters and drawings, for each layer and seed), where .5 and 1 of them reach less than .9 somewhere. In single early
-# drawings, where the net changes fast, it is .74: tests/benchmarks/results/warm.md.
+# drawings, where the net changes fast, it is .78: tests/benchmarks/results/warm.md.
 SHRINK = 0.75
 
 
@@ -40,7 +41,12 @@ class Climber:
         self._how: dict[str, Any] = {"seed": seed, "objective": objective, "canvas": canvas, "shrink": SHRINK}
         self._run = {"chunk": chunk, "output": output}
         self._together: bool | None = None
+        self._works = False  # whether the net took pictures of this size
         self.fixed_size = False
+
+    def parameters(self, probes: Probes) -> tuple[int, ...]:
+        """The shape of a pattern's parameters."""
+        return CANVASES[self._how["canvas"]].parameter_shape(*self._shape(probes))
 
     def climb(
         self,
@@ -61,7 +67,7 @@ class Climber:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            if shape == own:
+            if shape == own or self._works or begin:
                 raise
             if self._size is not None:
                 raise ValueError(
@@ -69,6 +75,7 @@ class Climber:
                 ) from error
             self.fixed_size = True
             found = self._many(view, channels, own, steps, {})
+        self._works = True
         return {layer: found[named[layer]] for layer in layers}
 
     def _many(

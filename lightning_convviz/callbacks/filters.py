@@ -16,6 +16,7 @@ from lightning_convviz.callbacks.arguments import Forward, check_layers, check_p
 from lightning_convviz.callbacks.base import Watcher
 from lightning_convviz.callbacks.climbing import Climber
 from lightning_convviz.callbacks.following import Following, Found, Layer, gathered
+from lightning_convviz.callbacks.overheard import Overheard
 from lightning_convviz.callbacks.scene import Scene, View, Wants
 from lightning_convviz.probes import Probes, ProbesLike
 from lightning_convviz.render import Picture
@@ -28,7 +29,7 @@ class Part:
     """What one rank found: patterns by layer, what the filters answered to its validation images, and weights."""
 
     found: Mapping[Layer, Found]
-    seen: Mapping[Layer, statistics.Seen | None]
+    seen: Mapping[Any, statistics.Seen | None]
     kernels: Tensor | None
 
     def cpu(self) -> "Part":
@@ -144,8 +145,7 @@ class FilterPatternLogger(Watcher):
             output=self.output,
         )  # fmt: skip
         self._following = Following(self.steps, self.cold_steps, warm=self.warm)
-        self._responses: dict[str, statistics.Responses] = {}
-        self._figures: dict[str, tuple[Tensor, tuple[int, int]]] = {}
+        self._overheard = Overheard()
         self._kernels: Tensor | None = None
         self._scales: dict[str, float] = {}
         self._scalars: dict[str, float] = {}
@@ -200,24 +200,15 @@ class FilterPatternLogger(Watcher):
 
     @override
     def opened(self) -> None:
-        self._figures.clear()
-        self._responses = {source: statistics.Responses(self._channels[name]) for name, source in self._sources.items()}
+        self._overheard.begin({source: self._channels[name] for name, source in self._sources.items()})
 
     @override
     def observers(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        return {source: partial(self._reduce, source) for source in self._sources.values()}
-
-    def _reduce(self, source: str, output: Tensor) -> Tensor:
-        size = (output.shape[2], output.shape[3])
-        self._figures[source] = self._responses[source].reduce(output), size
-        return self._figures[source][0]
+        return self._overheard.observers(list(self._sources.values()))
 
     @override
-    def passed(self, images: Tensor) -> None:
-        for source, (figures, size) in self._figures.items():
-            if len(figures) == len(images):
-                self._responses[source].add(figures, images, size)
-        self._figures.clear()
+    def passed(self, images: Tensor | None) -> None:
+        self._overheard.passed(images)
 
     # -- the drawing -------------------------------------------------------------------------------------------------
 
@@ -226,28 +217,35 @@ class FilterPatternLogger(Watcher):
         training = view.moment.training and not view.moment.initial
         if not self._final:
             self._choose(view)
-            self._final = training
+            # Of several ranks all have to choose in the same network, and the first drawing may be rank 0's alone.
+            self._final = training and (self.turn.shared or not self.turn.session.ranks.sharing)
         if self.examples and not self._fields:
-            names = list(self._sources.values())
-            self._fields = ascent.receptive_fields(view.model, names, view.probes.images, forward=view.forward)
+            self._fields = self._seen_fields(view)
         share = {layer: channels[mine] for layer, channels in self._channels.items() if channels[mine]}
         ranks = self.turn.session.ranks
         found = self._following.find(
             partial(self._climber.climb, view, self._sources),
             share,
+            shape=self._climber.parameters(view.probes),
             first=view.moment.initial,
             keeps=training,
             audits=not ranks.sharded,
         )
-        seen: dict[Layer, statistics.Seen | None] = {name: self._seen(name) for name in self._sources}
-        self._responses.clear()  # nothing stays on the device while training goes on
-        part = Part(found, seen, gallery.first_weights(view) if self.kernels and ranks.leads else None)
+        heard = {name: self._overheard.seen(source, self._channels[name]) for name, source in self._sources.items()}
+        self._overheard.clear()
+        part = Part(found, heard, gallery.first_weights(view) if self.kernels and ranks.leads else None)
         return part if mine == slice(None) else part.cpu()
 
-    def _seen(self, name: str) -> statistics.Seen | None:
-        responses = self._responses.get(self._sources[name])
-        fits = responses is not None and responses.channels == self._channels[name]
-        return responses.seen() if fits and responses is not None else None
+    def _seen_fields(self, view: View) -> Mapping[str, tuple[float, float]]:
+        """How much of a picture each layer sees; all of it where that can't be found out."""
+        names = list(self._sources.values())
+        try:
+            return ascent.receptive_fields(view.model, names, view.probes.images, forward=view.forward)
+        except Exception as error:
+            if self.turn.session.ranks.sharded:  # the others may be waiting
+                raise
+            self.turn.failures.tell("find out how much of a picture its layers see", error)
+            return dict.fromkeys(names, (1.0, 1.0))
 
     @override
     def draw(self, view: View, parts: list[Any]) -> dict[str, Picture]:

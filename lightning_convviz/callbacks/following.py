@@ -55,18 +55,26 @@ class Following:
         self._values: dict[Layer, dict[int, Tensor]] = {}
 
     def find(
-        self, climb: Climb, share: Mapping[Layer, Sequence[int]], *, first: bool, keeps: bool, audits: bool
+        self,
+        climb: Climb,
+        share: Mapping[Layer, Sequence[int]],
+        *,
+        shape: tuple[int, ...],
+        first: bool,
+        keeps: bool,
+        audits: bool,
     ) -> dict[Layer, Found]:
         """The patterns of some filters in the network as it is now.
 
         Args:
             climb: layer -> filters, and keyword arguments of `ascent.many` -> patterns.
             share: layer -> filters.
+            shape: of a pattern's parameters; others, of pictures of another size, are not gone on from.
             first: a look at the initial network, of which nothing goes on; it has the steps of any other drawing.
             keeps: whether the next drawing goes on from this one.
             audits: whether this process may do more than the others.
         """
-        start = {} if first else {layer: self._last(layer, share[layer]) for layer in share}
+        start = {} if first else {layer: self._last(layer, share[layer], shape) for layer in share}
         start = {layer: values for layer, values in start.items() if values is not None}
         cold = {layer: each for layer, each in share.items() if layer not in start}
         cold_steps = self.steps if first else self.cold_steps
@@ -77,10 +85,11 @@ class Following:
         ):
             made = climb(layers, steps=steps, start=given) if layers else {}
             found |= {layer: Found(each, steps, bool(given)) for layer, each in made.items()}
-        if start and audits and self.drawings % AUDITS == AUDITS - 1:
-            found |= self._audited(climb, {layer: found[layer] for layer in start}, share)
         if keeps:
             self.drawings += 1
+        if start and audits and self.drawings % AUDITS == 0:
+            found |= self._audited(climb, {layer: found[layer] for layer in start}, share)
+        if keeps:
             self.keep({layer: each.patterns.values for layer, each in found.items()}, share)
         return {layer: found[layer] for layer in share}
 
@@ -88,32 +97,38 @@ class Following:
         self, climb: Climb, found: Mapping[Layer, Found], share: Mapping[Layer, Sequence[int]]
     ) -> dict[Layer, Found]:
         """One filter of each layer from a blank image, another one at each audit; where that is better, all of them."""
-        rows = {layer: self.drawings // AUDITS % len(share[layer]) for layer in found}
+        rows = {layer: (self.drawings // AUDITS - 1) % len(share[layer]) for layer in found}
         alone = climb({layer: [share[layer][row]] for layer, row in rows.items()}, steps=self.cold_steps, start={})
         audited, low = {}, {}
         for layer, row in rows.items():
             reached, cold = float(found[layer].patterns.gained[row]), float(alone[layer].gained[0])
             ratio = reached / cold if cold > 0 else 1.0
             audited[layer] = replace(found[layer], ratio=ratio)
-            if ratio < LOW:
+            if not ratio >= LOW:  # also where it is no number
                 low[layer] = share[layer]
         anew = climb(low, steps=self.cold_steps, start={}) if low else {}
         for layer, patterns in anew.items():
             audited[layer] = Found(patterns, self.cold_steps, warm=False, ratio=audited[layer].ratio)
         return audited
 
-    def _last(self, layer: Layer, channels: Sequence[int]) -> Tensor | None:
+    def _last(self, layer: Layer, channels: Sequence[int], shape: tuple[int, ...]) -> Tensor | None:
         kept = self._values.get(layer, {})
         if not self.warm or not channels or any(channel not in kept for channel in channels):
+            return None
+        if any(kept[channel].shape != shape for channel in channels):
             return None
         return torch.stack([kept[channel] for channel in channels]).float()
 
     def keep(self, values: Mapping[Layer, Tensor], channels: Mapping[Layer, Sequence[int]]) -> None:
-        """These are the parameters to go on from."""
+        """These are the parameters to go on from, in main memory; what is not finite begins anew."""
         if self.warm:
             for layer, each in values.items():
-                rows = zip(channels[layer], each.detach().half(), strict=True)
-                self._values.setdefault(layer, {}).update(rows)
+                kept = self._values.setdefault(layer, {})
+                for channel, row in zip(channels[layer], each.detach().half().cpu(), strict=True):
+                    if bool(row.isfinite().all()):
+                        kept[channel] = row.clone()
+                    else:
+                        kept.pop(channel, None)
 
     def forget(self) -> None:
         """Nothing of what there is fits any more."""
@@ -123,10 +138,11 @@ class Following:
 
     def state(self) -> dict[str, Any]:
         """Layers, their filters, and the parameters of each."""
+        kept = {layer: each for layer, each in self._values.items() if len({v.shape for v in each.values()}) == 1}
         return {
-            "layers": list(self._values),
-            "channels": [list(each) for each in self._values.values()],
-            "values": [torch.stack(list(each.values())).cpu() for each in self._values.values()],
+            "layers": list(kept),
+            "channels": [list(each) for each in kept.values()],
+            "values": [torch.stack(list(each.values())) for each in kept.values()],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:

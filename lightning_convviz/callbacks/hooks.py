@@ -93,9 +93,11 @@ class Hooks:
                 hear(watcher, answers, trainer, batch, returned)
             answers.clear()
         for watcher in self._observed:
+            images = None
             if watcher.turn.due and (loader == watcher.dataloader_idx or not _lightning.in_turn(trainer)):
                 with suppress(ValueError):  # a batch without images
-                    watcher.passed(batches.read(_lightning.of_loader(trainer, batch, watcher.dataloader_idx))[0])
+                    images = batches.read(_lightning.of_loader(trainer, batch, watcher.dataloader_idx))[0]
+            watcher.passed(images)
 
 
 def _is_due(watcher: "Watcher") -> bool:

@@ -2,8 +2,9 @@
 
 import difflib
 import fnmatch
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -168,7 +169,7 @@ def record(
 
     def hooked(name: str) -> RemovableHandle:
         if name in before:
-            return modules[name].register_forward_pre_hook(lambda _, args: (keep(name, args[0]), *args[1:]))
+            return modules[name].register_forward_pre_hook(partial(_entered, partial(keep, name)), with_kwargs=True)
         return modules[name].register_forward_hook(lambda _, args, output: keep(name, output))
 
     names = find(model, list(names)) if names else []
@@ -183,6 +184,14 @@ def record(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _entered(keep: Callable[[Any], Tensor], module: nn.Module, args: Any, kwargs: Any) -> Any:
+    """A hook before a module: what it is given first, by place or by name, goes through `keep`."""
+    if args:
+        return (keep(args[0]), *args[1:]), kwargs
+    first = next(iter(kwargs))
+    return args, {**kwargs, first: keep(kwargs[first])}
 
 
 def in_pieces(model: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from fits import Events, Watched, data, facts, tile
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_convviz import FilterPatternLogger, layers
+from lightning_convviz import FilterPatternLogger, ascent, layers
 from lightning_convviz.ascent import Patterns
 from lightning_convviz.callbacks.following import AUDITS, Following, Found, gathered
 from lightning_convviz.isolation import isolated
@@ -108,7 +108,7 @@ def patterns(channels, gained):
 
 def follow(climbs, times, **options):
     following = Following(16, 48, warm=True)
-    options = {"first": False, "keeps": True, "audits": True} | options
+    options = {"shape": (1,), "first": False, "keeps": True, "audits": True} | options
     return [following.find(climbs, {"a": [5, 7], "b": [1]}, **options) for _ in range(times)]
 
 
@@ -130,6 +130,28 @@ def test_a_layer_that_reaches_too_little_begins_anew():
     assert found["a"].steps == 48
     assert found["a"].ratio == 0.5
     assert found["a"].patterns.gained.tolist() == [1.0, 1.0]
+
+
+def test_what_is_not_finite_is_not_gone_on_from_and_a_ratio_that_is_no_number_is_a_low_one():
+    class Sick(Climbs):
+        def __call__(self, channels, *, steps, start):
+            found = super().__call__(channels, steps=steps, start=start)
+            if len(self.asked) == 2:  # in the second drawing
+                found["a"].values[0] = torch.nan
+            return found
+
+    climbs = Sick(warm=0.9, cold=1.0)
+    found = follow(climbs, 3)
+    assert [each["a"].warm for each in found] == [False, True, False]
+    assert [each["b"].warm for each in found] == [False, True, True]
+    assert follow(Climbs(warm=torch.nan, cold=1.0), AUDITS)[-1]["a"].fell_back
+
+
+def test_parameters_of_another_shape_are_not_gone_on_from():
+    following, climbs = Following(16, 48, warm=True), Climbs(0.9, 1.0)
+    options = {"first": False, "keeps": True, "audits": True}
+    warm = [following.find(climbs, {"a": [5]}, shape=shape, **options)["a"].warm for shape in ((1,), (1,), (2,))]
+    assert warm == [False, True, False]
 
 
 def test_of_an_initial_network_nothing_is_kept_and_no_rank_audits_alone():
@@ -228,6 +250,32 @@ def test_in_the_dry_run_nothing_has_passed_and_patterns_stand_alone(fit):
     (first, *_) = watcher.initial_pictures["filters/net.conv1"].about["items"]
     assert first["real_sigmas"] is None
     assert first["peak"] is not None
+
+
+def test_of_a_model_that_is_called_twice_the_first_call_counts(fit, tiny):
+    class Twice(Still):
+        def validation_step(self, batch, batch_idx):
+            super().validation_step(batch, batch_idx)
+            self(10 * batch[0])
+
+    once, twice = (fit([logger("net.bn2")], module=module(tiny())) for module in (Still, Twice))
+    figures = [[item["real_sigmas"] for item in drawn(each, "filters/net.bn2")[-1]["items"]] for each in (once, twice)]
+    assert figures[0] == figures[1]
+
+
+def test_figures_are_there_under_another_default_type(fit):
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        fit([logger("net.bn2", probes=torch.randn(2, 3, 12, 16))], max_epochs=1)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_an_objective_by_channel_survives_audits_and_chunks(fit):
+    aim = ascent.difference({0: 3, 1: 4, 2: 5})
+    trainer = fit([logger("net.conv2", filters=[0, 1, 2], objective=aim, chunk=2)], max_epochs=AUDITS + 1)
+    assert len(drawn(trainer, "filters/net.conv2")) == AUDITS + 1
 
 
 # -- dead filters -----------------------------------------------------------------------------------------------------
@@ -359,8 +407,9 @@ def test_chunks_bound_how_many_images_run_at_once(fit, tiny):
 def test_nothing_of_a_validation_stays_in_the_callback(fit):
     watcher = logger()
     fit([watcher])
-    assert watcher._responses == {}
-    assert watcher._figures == {}
+    heard = watcher._overheard
+    assert all(heard.seen(source, watcher._channels[name]) is None for name, source in watcher._sources.items())
+    assert heard._batch == {}
 
 
 def test_values_are_kept_in_half_precision_and_are_finite(fit):
