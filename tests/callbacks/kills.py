@@ -124,7 +124,10 @@ def watchers(folder: Path, case: str, module: Module) -> list[Any]:
 
         found[-1] = GradCAMLogger(method=method, num_probes=4)
     if case == "layer_gone":
-        found[1:] = [FilterPatternLogger("net.late", num_filters=3, steps=2), GradCAMLogger("net.late", num_probes=4)]
+        found[1:] = [
+            FilterPatternLogger("net.late", num_filters=3, steps=2, cold_steps=3),
+            GradCAMLogger("net.late", num_probes=4),
+        ]
     return found
 
 

@@ -337,7 +337,8 @@ def works(
     """All three callbacks draw, and what the picture says of the probes is what the net says of `images`."""
     arguments = {"on_error": "raise", "num_probes": 4} | arguments
     watchers = [
-        ActivationLogger(max_channels=1, **arguments), FilterPatternLogger(num_filters=1, steps=1, **arguments),
+        ActivationLogger(max_channels=1, **arguments),
+        FilterPatternLogger(num_filters=1, steps=1, cold_steps=1, **arguments),
         GradCAMLogger(**arguments | dict(gradcam)),
     ]  # fmt: skip
     trainer = fit(

@@ -18,6 +18,7 @@ PROGRAM = Path(__file__).with_name("kills.py")
 CALLBACKS = ("ActivationLogger", "FilterPatternLogger", "GradCAMLogger")
 TAGS = (
     *(f"{name}/net.{layer}" for name in ("activations", "filters") for layer in ("conv1", "conv2", "late")),
+    "filters/kernels",
     "gradcam/probes",
 )
 PAGES = {"gradcam/mistakes", "gradcam/confusions", "gradcam/followed"}  # where the probes are, if there are mistakes
@@ -77,7 +78,7 @@ KILLS = {
     "inf": Kill(told=("(?i).*(inf|finite|diverge)",), like="inf"),
     "layer_gone": Kill(
         told=tuple(undrawn(who, r"ValueError: `layers?` is 'net\.late', which `Module` does") for who in CALLBACKS[1:]),
-        but=dict.fromkeys(("activations/net.late", "filters/net.late", "gradcam/probes"), (6, 12))
+        but=dict.fromkeys(("activations/net.late", "filters/net.late", "filters/kernels", "gradcam/probes"), (6, 12))
         | dict.fromkeys(("filters/net.conv1", "filters/net.conv2"), ()),  # not asked for
         like="layer_gone",
     ),

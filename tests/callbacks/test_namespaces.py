@@ -44,7 +44,11 @@ def make(L, net):
 
 
 def three():
-    return [ActivationLogger(on_error="raise"), FilterPatternLogger(steps=1, num_filters=2), GradCAMLogger()]
+    return [
+        ActivationLogger(on_error="raise"),
+        FilterPatternLogger(steps=1, cold_steps=1, num_filters=2),
+        GradCAMLogger(),
+    ]
 
 
 @pytest.mark.parametrize("name", NAMESPACES)
