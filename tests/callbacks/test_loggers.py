@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import CometLogger, CSVLogger, MLFlowLogger, Tens
 from lightning_convviz import ActivationLogger, GradCAMLogger, sinks
 
 TAGS = {"activations", "filters", "gradcam"}
-KINDS = TAGS | {"mistakes", "followed", "confusions"}
+KINDS = TAGS | {"kernels", "mistakes", "followed", "confusions"}
 
 
 def _opened(file):
