@@ -54,9 +54,10 @@ class Seen:
     places: Float[Tensor, "k 2"]
 
     @property
-    def silent(self) -> Any:
+    def silent(self) -> Tensor:
         """Which channels answered the same to everything, (k,)."""
-        return self.peak <= self.low
+        found: Tensor = self.peak <= self.low
+        return found
 
     def sigmas(self, values: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
         """Values as standard deviations above the mean; 0 where there is no deviation."""

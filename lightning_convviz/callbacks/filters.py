@@ -253,7 +253,7 @@ class FilterPatternLogger(Watcher):
         keeps = view.moment.training and not view.moment.initial
         for layer, channels in self._channels.items():
             found = gathered([part.found.get(layer) for part in parts])
-            if keeps:
+            if keeps and len(parts) > 1:  # what other ranks found; its own are kept already
                 self._following.keep({layer: found.patterns.values}, {layer: channels})
             seen = None if layer is None else statistics.merged([part.seen[layer] for part in parts])
             page = gallery.Page(
