@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent / "lightning_convviz"
 FILES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in sorted(ROOT.rglob("*.py"))}
 
 COMPUTATION = {"layers", "isolation", "outputs", "targets", "cams", "trust", "mistakes", "statistics"}
-COMPUTATION |= {"canvas", "transforms", "ascent", "pixels"}
+COMPUTATION |= {"canvas", "transforms", "ascent", "pixels", "alarms"}
 # For each room the rooms that it may look into, besides itself.
 ARROWS = {
     "layers": set(),
@@ -26,6 +26,7 @@ ARROWS = {
     "trust": set(),
     "mistakes": set(),
     "statistics": set(),
+    "alarms": set(),
     "render": set(),
     "history": set(),
     "_lightning": set(),
@@ -33,6 +34,8 @@ ARROWS = {
     "_probing": set(),
     "probes": {"_probing", "batches", "pixels", "isolation", "_lightning"},
     "sinks": {"render", "_lightning"},
+    "export": {"sinks", "render"},
+    "__main__": {"export"},
     "callbacks": COMPUTATION | {"render", "_lightning", "batches", "probes", "sinks", "history"},
 }
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric"}
@@ -69,8 +72,8 @@ def test_lightning_comes_in_by_one_door(file):
         assert not {name.split(".")[0] for name in imports(FILES[file])} & LIGHTNING
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if not file.startswith("sinks/")])
-def test_only_sinks_know_loggers(file):
+@pytest.mark.parametrize("file", [file for file in FILES if not file.startswith(("sinks/", "export/"))])
+def test_only_sinks_and_the_export_know_loggers(file):
     assert not [name for name in imports(FILES[file]) if name.startswith(("tensorboard", "torch.utils.tensorboard"))]
 
 

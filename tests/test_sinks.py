@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_convviz import sinks
-from lightning_convviz.render import Picture, Sheet, rgb
+from lightning_convviz.render import Animation, Chart, Panel, Picture, Sheet, rgb
 
 
 def picture() -> Picture:
@@ -75,3 +75,39 @@ def test_one_logger_that_fails_does_not_keep_the_others_from_theirs(monkeypatch,
     assert len(written) == 1
     assert writer.complaints() == ["OSError: no space left"]
     assert writer.complaints() == []
+
+
+def shown() -> sinks.Drawing:
+    """One of each kind of thing that a drawing may have."""
+    chart = Chart("Depth", [], ["conv1"], ["epoch 0"], [Panel("share", [[0.5]])], {"kind": "depth"}, "")
+    animation = Animation([picture(), picture()], {"kind": "evolution"}, "")
+    everything = {"test/a": picture(), "test/depth": chart, "test/film": animation}
+    return sinks.Drawing("test", 3, 40, everything, texts={"test/alarm": "**Wake up**, Größe 猫"})
+
+
+def test_charts_and_animations_are_encoded_by_the_writer_and_texts_come_along(written):
+    """A logger's function that knows no texts is given them, and that is all."""
+    writer = sinks.Writer()
+    writer.submit([(shown(), [Logger()]), (drawing(50), [Logger()])])
+    assert writer.drain()
+    assert not writer.complaints()
+    first, second = written
+    assert {tag: image.suffix for tag, image in first.images.items()} == {
+        "test/a": ".png", "test/depth": ".png", "test/film": ".gif",
+    }  # fmt: skip
+    assert first.drawing.texts == {"test/alarm": "**Wake up**, Größe 猫"}
+    assert second.drawing.texts == {}
+    assert first.size() == sum(len(image.data) for image in first.images.values()) + 24
+
+
+def test_a_folder_gets_animations_and_texts(tmp_path):
+    writer = sinks.Writer()
+    writer.submit([(shown(), [sinks.Folder(tmp_path)])])
+    assert writer.drain()
+    assert not writer.complaints()
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")) == [
+        "test/a/step_00000040.png", "test/alarm/step_00000040.md", "test/depth/step_00000040.png",
+        "test/film/step_00000040.gif",
+    ]  # fmt: skip
+    assert (tmp_path / "test/alarm/step_00000040.md").read_text("utf-8") == "**Wake up**, Größe 猫"
+    assert (tmp_path / "test/film/step_00000040.gif").read_bytes().startswith(b"GIF89a")

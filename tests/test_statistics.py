@@ -22,7 +22,7 @@ def pictures():
 def heard(maps, pictures, batches=(8, 8, 7)):
     responses = Responses(CHANNELS)
     for part, images in zip(maps.split(list(batches)), pictures.split(list(batches)), strict=True):
-        responses.add(responses.reduce(part), images, part.shape[2:])
+        responses.add(responses.reduce(part), images)
     return responses.seen()
 
 
@@ -68,8 +68,8 @@ def test_a_value_that_is_no_number_wins_nothing(maps, pictures):
 
 def test_images_of_another_shape_are_kept_at_the_size_of_the_first(maps, pictures):
     responses = Responses([0])
-    responses.add(responses.reduce(maps[:4]), pictures[:4], (5, 7))
-    responses.add(responses.reduce(maps[4:8] + 1000), torch.full((4, 3, 20, 20), 9.0), (5, 7))
+    responses.add(responses.reduce(maps[:4]), pictures[:4])
+    responses.add(responses.reduce(maps[4:8] + 1000), torch.full((4, 3, 20, 20), 9.0))
     seen = responses.seen()
     assert seen.count == 8
     assert seen.peak > 1000
@@ -79,14 +79,14 @@ def test_images_of_another_shape_are_kept_at_the_size_of_the_first(maps, picture
 
 def test_large_images_are_kept_small():
     responses = Responses([0])
-    responses.add(responses.reduce(torch.rand(2, 1, 4, 4)), torch.rand(2, 3, 448, 300), (4, 4))
+    responses.add(responses.reduce(torch.rand(2, 1, 4, 4)), torch.rand(2, 3, 448, 300))
     assert responses.seen().images.shape == (1, 3, 224, 150)
 
 
 def test_nothing_is_seen_where_nothing_passed_or_after_it_was_cleared(maps, pictures):
     responses = Responses(CHANNELS)
     assert responses.seen() is None
-    responses.add(responses.reduce(maps), pictures, (5, 7))
+    responses.add(responses.reduce(maps), pictures)
     responses.clear()
     assert responses.seen() is None
 
@@ -97,7 +97,7 @@ def test_a_patch_shows_the_place_of_the_peak(y, x):
     maps[0, 0, y, x] = 1
     pictures[0, :, 10 * y : 10 * y + 10, 10 * x : 10 * x + 10] = 1
     responses = Responses([0])
-    responses.add(responses.reduce(maps), pictures, (5, 7))
+    responses.add(responses.reduce(maps), pictures)
     (cut,) = patches(responses.seen(), (0.2, 10 / 70), (20, 20))
     assert cut.shape == (3, 20, 20)
     assert (cut == 1).all(), "the field is as large as a cell"
@@ -109,9 +109,9 @@ def test_a_patch_shows_the_place_of_the_peak(y, x):
 def test_nothing_waits_for_the_device(maps, pictures):
     responses = Responses(CHANNELS)
     maps, pictures = maps.cuda(), pictures.cuda()
-    responses.add(responses.reduce(maps), pictures, (5, 7))
+    responses.add(responses.reduce(maps), pictures)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        responses.add(responses.reduce(maps), pictures, (5, 7))
+        responses.add(responses.reduce(maps), pictures)
     finally:
         torch.cuda.set_sync_debug_mode("default")

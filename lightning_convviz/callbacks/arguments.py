@@ -2,9 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_convviz import ascent, cams, targets
+from lightning_convviz import _lightning, ascent, cams, targets
+from lightning_convviz.render import colormap
+
+if TYPE_CHECKING:
+    from lightning_convviz.callbacks.base import Watcher
 
 # Functions first: a command line tries the types of a union in their order, and everything is a string.
 Forward = Callable[..., Any] | str | None
@@ -41,9 +45,7 @@ def check_common(
         raise ValueError(f"`name` is {name!r}. It must be a word for the tags, or None.")
     if save_dir is not None and (not isinstance(save_dir, str | Path) or "://" in str(save_dir)):
         raise ValueError(f"`save_dir` is {save_dir!r}. It must be the path of a local folder, or None.")
-    for argument, value in {"save_images": save_images, "initial": initial}.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"`{argument}` is {value!r}. It must be True or False.")
+    check_switches(save_images=save_images, initial=initial)
     if on_error not in ("warn", "raise"):
         raise ValueError(f"`on_error` is {on_error!r}. It can be 'warn' or 'raise'.")
 
@@ -76,6 +78,35 @@ def check_layers(layers: Any) -> None:
         raise ValueError("`layers` is empty. Name a layer, or leave it 'auto'.")
 
 
+def check_channels(*, cmap: Any, scale: Any, statistics: Any, evolution: Any) -> None:
+    """Check what only ActivationLogger takes.
+
+    Raises:
+        TypeError: for a wrong type.
+        ValueError: for an unknown name.
+    """
+    if not isinstance(cmap, str):
+        raise TypeError(f"`cmap` is {cmap!r}. It must be the name of a matplotlib colormap.")
+    try:
+        colormap(cmap)
+    except ValueError as error:
+        raise ValueError(f"`cmap` is {cmap!r}: {error}") from None
+    if scale not in ("layer", "channel"):
+        raise ValueError(f"`scale` is {scale!r}. It can be 'layer' or 'channel'.")
+    check_switches(statistics=statistics, evolution=evolution)
+
+
+def check_switches(**given: Any) -> None:
+    """Check arguments that are on or off.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    for argument, value in given.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"`{argument}` is {value!r}. It must be True or False.")
+
+
 def check_lens(
     *,
     layer: Any,
@@ -88,6 +119,7 @@ def check_lens(
     output: Any,
     reshape: Any,
     logits: Any,
+    evolution: Any,
 ) -> None:
     """Check what only GradCAMLogger takes.
 
@@ -112,9 +144,7 @@ def check_lens(
     if isinstance(target, str) and target not in known:
         raise ValueError(f"`target` is {target!r}. It can be {known}, a class, or a function logits (n, k) -> (n,).")
     at_least("num_mistakes", num_mistakes, 0)
-    for argument, value in {"signed": signed, "trust": trust}.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"`{argument}` is {value!r}. It must be True or False.")
+    check_switches(signed=signed, trust=trust, evolution=evolution)
     _check_functions(output=output, reshape=reshape, logits=logits)
 
 
@@ -135,6 +165,7 @@ def check_patterns(
     objective: Any,
     canvas: Any,
     output: Any,
+    evolution: Any,
 ) -> None:
     """Check what only FilterPatternLogger takes.
 
@@ -148,9 +179,7 @@ def check_patterns(
         if value is not None:
             at_least(argument, value, lowest)
     at_least("seed", seed, 0)
-    for argument, value in {"warm": warm, "examples": examples, "kernels": kernels}.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"`{argument}` is {value!r}. It must be True or False.")
+    check_switches(warm=warm, examples=examples, kernels=kernels, evolution=evolution)
     if isinstance(filters, str) and filters not in ("spread", "active"):
         raise ValueError(f"`filters` is {filters!r}. It can be 'spread', 'active', or a list of channels.")
     if not isinstance(filters, str):
@@ -193,3 +222,27 @@ def _check_functions(**given: Any) -> None:
     for argument, value in given.items():
         if value is not None and not callable(value):
             raise TypeError(f"`{argument}` is a {type(value).__name__}. It must be a function: {what[argument]}.")
+
+
+def require_folder(folder: Path | None) -> None:
+    """Before training: complain about a folder of one's own that can't be.
+
+    Raises:
+        ValueError: where it can't be made.
+    """
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"`save_dir` is {str(folder)!r}, which can't be made: {error}. Name another.") from error
+
+
+def require_loader(watcher: "Watcher", trainer: Any) -> None:
+    """Before training: complain about a loader that is not there.
+
+    Raises:
+        ValueError: where it is not.
+    """
+    loader, count = watcher.dataloader_idx, len(_lightning.batches(trainer))
+    if watcher.given is None and 0 < count <= loader:
+        raise ValueError(f"`dataloader_idx` is {loader}, and there are {count} loaders, 0 to {count - 1}.")

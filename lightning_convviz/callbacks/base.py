@@ -15,7 +15,8 @@ from lightning_convviz.callbacks.scene import Scene, View, Wants
 from lightning_convviz.callbacks.session import Session
 from lightning_convviz.callbacks.turn import Turn
 from lightning_convviz.probes import Probes, ProbesLike, of
-from lightning_convviz.render import Picture
+from lightning_convviz.render import Drawable
+from lightning_convviz.render.strips import Strip
 
 
 class Watcher(_lightning.Callback):
@@ -23,7 +24,7 @@ class Watcher(_lightning.Callback):
 
     It says which layers it draws (`resolve`), what it needs of the shared forward (`wants`), what else it computes with
     the model (`compute`), what it draws (`draw`), and what outlives the run (`kept`, `keep`); if it also watches the
-    validation batches that pass, what it takes from them (`observers`, `observe`).
+    validation batches that pass, what it takes from them (`observers`, `passed`).
     """
 
     name: str
@@ -77,7 +78,7 @@ class Watcher(_lightning.Callback):
         self.turn = Turn(self, Session())
 
     @property
-    def initial_pictures(self) -> dict[str, Picture]:
+    def initial_pictures(self) -> dict[str, Drawable]:
         """What the dry run before training drew, by tag."""
         return self.turn.initial_pictures
 
@@ -105,11 +106,19 @@ class Watcher(_lightning.Callback):
         """What else the drawing needs of the model, which is isolated while this runs; `mine` is this rank's share."""
 
     @abstractmethod
-    def draw(self, view: View, parts: list[Any]) -> dict[str, Picture]:
+    def draw(self, view: View, parts: list[Any]) -> dict[str, Drawable]:
         """The pictures by tag, tags always the same, from what every rank computed, in their order."""
 
     def scalars(self) -> Mapping[str, float]:
         """Numbers to log beside the pictures that `draw` made last, by the end of their tags."""
+        return {}
+
+    def text(self) -> str:
+        """What there is to tell a person about the last drawing, in Markdown; empty where there is nothing."""
+        return ""
+
+    def strips(self) -> Mapping[str, Strip]:
+        """The film strips of the last drawing, by name: at the end of the fit they become animations."""
         return {}
 
     def kept(self) -> dict[str, Any]:
@@ -119,18 +128,15 @@ class Watcher(_lightning.Callback):
     def keep(self, state: Mapping[str, Any]) -> None:
         """Go on with what an earlier run kept."""
 
-    def observers(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        """Layers of the user's own validation forward to observe, with a function from the output to what is kept.
+    def observers(self) -> Mapping[str, Callable[[Tensor], None]]:
+        """Layers of the user's own validation forward to observe, with a function of the output.
 
         The function runs inside that forward, where a drawing is due: it must reduce only, and not wait for the device.
         """
         return {}
 
-    def observe(self, name: str, reduced: Tensor) -> None:
-        """Take what an observer made of a layer's output for one batch."""
-
     def passed(self, images: Tensor | None) -> None:
-        """Take the images of the batch that `observe` was called for, if it was one of this callback's loader.
+        """Take the images of the batch that was observed, if it was one of this callback's loader.
 
         Must not wait for the device.
         """
@@ -220,6 +226,10 @@ class Watcher(_lightning.Callback):
     @override
     def on_validation_end(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
         self.turn.session.end(trainer)
+
+    @override
+    def on_fit_end(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
+        self.turn.conclude(trainer)
 
     # A stand-alone test is a validation under another tag.
     on_test_start = on_validation_start

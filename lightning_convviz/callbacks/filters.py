@@ -15,13 +15,15 @@ from lightning_convviz.callbacks import gallery
 from lightning_convviz.callbacks.arguments import Forward, check_layers, check_patterns
 from lightning_convviz.callbacks.base import Watcher
 from lightning_convviz.callbacks.climbing import Climber
+from lightning_convviz.callbacks.evolution import Evolution
 from lightning_convviz.callbacks.following import Following, Found, Layer, gathered
 from lightning_convviz.callbacks.overheard import Overheard
+from lightning_convviz.callbacks.scales import Scales
 from lightning_convviz.callbacks.scene import Scene, View, Wants
+from lightning_convviz.callbacks.selection import Selection
 from lightning_convviz.probes import Probes, ProbesLike
-from lightning_convviz.render import Picture
-
-LAYERS = 4  # what "auto" draws
+from lightning_convviz.render import Drawable
+from lightning_convviz.render.strips import Strip
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ class FilterPatternLogger(Watcher):
     weights and their change, `filters/classes` (with `classes=`) what would be a perfect example of a class to the net.
 
     Every fifth drawing a filter of each layer is found from a blank image, too, and the share of its objective that the
-    warm one reached is logged as `filters/<layer>/warm_over_cold`; a layer that reaches less than .7 begins anew, and
-    says so in its picture. `filters/<layer>/above_best_real` is the share of patterns that excite their filter more
-    than any validation image does.
+    warm one reached is logged as `convviz/filters/<layer>/warm_over_cold`; a layer that reaches less than .7 begins
+    anew, and says so in its picture. `convviz/filters/<layer>/above_best_real` is the share of patterns that excite
+    their filter more than any validation image does.
 
     Args:
         layers: names as in `named_modules()`, globs, module classes, or a list of these: their outputs are raised as
@@ -70,6 +72,7 @@ class FilterPatternLogger(Watcher):
         chunk: how many images at once, at most; by default as many as memory allows.
         examples: show the validation images beside.
         kernels: show the first layer's weights.
+        evolution: draw film strips, `evolution/filters/...`, and at the end of the fit animations.
         output: what the model returns -> logits, for `classes` and `important_for`.
         probes: images that give the range of values and the correlation of colors, see `ActivationLogger`.
         num_probes: how many to take from the validation data.
@@ -93,7 +96,9 @@ class FilterPatternLogger(Watcher):
 
     name = "filters"
     shares = True
-    spare: ClassVar[Mapping[str, tuple[str, str]]] = {"following": ("patterns", "num_filters")}
+    spare: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "evolution": ("film strips", "num_filters"), "following": ("patterns", "num_filters"),
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -107,7 +112,7 @@ class FilterPatternLogger(Watcher):
         size: int | None = None, seed: int = 0,
         objective: Callable[..., Any] | str = "rise", canvas: str = "fourier",
         chunk: int | None = None,
-        examples: bool = True, kernels: bool = True,
+        examples: bool = True, kernels: bool = True, evolution: bool = True,
         output: Callable[..., Any] | None = None,
         probes: ProbesLike = None, num_probes: int = 8, dataloader_idx: int = 0,
         every_n_epochs: int | Literal["log"] = 1,
@@ -121,10 +126,11 @@ class FilterPatternLogger(Watcher):
         check_patterns(
             num_filters=num_filters, filters=filters, important_for=important_for, classes=classes, steps=steps,
             cold_steps=cold_steps, warm=warm, size=size, seed=seed, chunk=chunk, examples=examples, kernels=kernels,
-            objective=objective, canvas=canvas, output=output,
+            objective=objective, canvas=canvas, output=output, evolution=evolution,
         )  # fmt: skip
         self.layers, self.num_filters, self.filters, self.important_for = layers, num_filters, filters, important_for
         self.classes, self.examples, self.kernels, self.output = list(classes), examples, kernels, output
+        self.evolution = evolution
         self.steps, self.cold_steps, self.warm, self.size = steps, cold_steps, warm, size
         self.seed, self.objective, self.canvas, self.chunk = seed, objective, canvas, chunk
         super().__init__(
@@ -136,9 +142,7 @@ class FilterPatternLogger(Watcher):
 
     @override
     def begin(self) -> None:
-        self._sources: dict[str, str] = {}  # layer -> the module whose output is raised
-        self._channels: dict[Layer, list[int]] = {}
-        self._final = False  # whether filters were chosen in a network that is being trained
+        self._selection = Selection(self.layers, self.filters, self.num_filters, self.important_for, self.classes)
         self._fields: Mapping[str, tuple[float, float]] = {}
         self._climber = Climber(
             size=self.size, seed=self.seed, objective=self.objective, canvas=self.canvas, chunk=self.chunk,
@@ -147,7 +151,8 @@ class FilterPatternLogger(Watcher):
         self._following = Following(self.steps, self.cold_steps, warm=self.warm)
         self._overheard = Overheard()
         self._kernels: Tensor | None = None
-        self._scales: dict[str, float] = {}
+        self._scales = Scales()
+        self._evolution = Evolution()
         self._scalars: dict[str, float] = {}
 
     @override
@@ -157,40 +162,8 @@ class FilterPatternLogger(Watcher):
 
     @override
     def resolve(self, model: nn.Module, scene: Scene) -> None:
-        runs = scene.runs
-        if self._sources and {*self._sources, *self._sources.values()} <= runs.keys():
-            return
-        if self.layers == "auto":
-            names = layers_.convolutions(runs, count=LAYERS)
-            self._sources = {name: layers_.settled(runs, name) for name in names}
-        else:
-            names = layers_.find(model, self.layers)
-            layers_.require_maps(runs, names)
-            self._sources = {name: name for name in names}
-        self._final, self._fields = False, {}
-        self._channels = {name: self._spread(runs[name].shape[1], name) for name in names}
-        self._channels |= {None: self.classes} if self.classes else {}
-
-    def _spread(self, count: int, name: str) -> list[int]:
-        if isinstance(self.filters, str):
-            return list(layers_.spread(range(count), self.num_filters))
-        if wrong := [channel for channel in self.filters if channel >= count]:
-            raise ValueError(f"`filters` holds {wrong[0]}; layer {name!r} has channels 0 to {count - 1}.")
-        return list(self.filters)
-
-    def _choose(self, view: View) -> None:
-        """Filters by what they do, for the first time in the initial network and for good in the first drawing."""
-        names, images = list(self._sources.values()), view.probes.images
-        if self.important_for is not None:
-            ranked = ascent.most_important(
-                view.model, names, images, self.important_for, forward=view.again, output=self.output
-            )
-        elif self.filters == "active":
-            ranked = ascent.most_active(view.model, names, images, forward=view.again)
-        else:
-            return
-        for name, source in self._sources.items():
-            self._channels[name] = sorted(ranked[source][: self.num_filters])
+        if self._selection.resolve(model, scene):
+            self._fields = {}
 
     # -- what passes -------------------------------------------------------------------------------------------------
 
@@ -200,11 +173,14 @@ class FilterPatternLogger(Watcher):
 
     @override
     def opened(self) -> None:
-        self._overheard.begin({source: self._channels[name] for name, source in self._sources.items()})
+        chosen = self._selection
+        self._overheard.begin(
+            {source: statistics.Responses(chosen.channels[name]) for name, source in chosen.sources.items()}
+        )
 
     @override
-    def observers(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        return self._overheard.observers(list(self._sources.values()))
+    def observers(self) -> Mapping[str, Callable[[Tensor], None]]:
+        return self._overheard.observers()
 
     @override
     def passed(self, images: Tensor | None) -> None:
@@ -215,30 +191,35 @@ class FilterPatternLogger(Watcher):
     @override
     def compute(self, view: View, mine: slice) -> Part:
         training = view.moment.training and not view.moment.initial
-        if not self._final:
-            self._choose(view)
-            # Of several ranks all have to choose in the same network, and the first drawing may be rank 0's alone.
-            self._final = training and (self.turn.shared or not self.turn.session.ranks.sharing)
+        chosen, sources = self._selection, self._selection.sources
+        # Of several ranks all have to choose in the same network, and the first drawing may be rank 0's alone.
+        final = training and (self.turn.shared or not self.turn.session.ranks.sharing)
+        chosen.choose(view, self.output, final=final)
         if self.examples and not self._fields:
             self._fields = self._seen_fields(view)
-        share = {layer: channels[mine] for layer, channels in self._channels.items() if channels[mine]}
+        share = {layer: channels[mine] for layer, channels in chosen.channels.items() if channels[mine]}
         ranks = self.turn.session.ranks
         found = self._following.find(
-            partial(self._climber.climb, view, self._sources),
+            partial(self._climber.climb, view, sources),
             share,
             shape=self._climber.parameters(view.probes),
             first=view.moment.initial,
             keeps=training,
             audits=not ranks.sharded,
         )
-        heard = {name: self._overheard.seen(source, self._channels[name]) for name, source in self._sources.items()}
+        heard = {name: self._seen(source, chosen.channels[name]) for name, source in sources.items()}
         self._overheard.clear()
         part = Part(found, heard, gallery.first_weights(view) if self.kernels and ranks.leads else None)
         return part if mine == slice(None) else part.cpu()
 
+    def _seen(self, source: str, channels: Sequence[int]) -> statistics.Seen | None:
+        """What these channels answered to the validation; None where nothing passed, or others were observed."""
+        responses = self._overheard.listeners.get(source)
+        return responses.seen() if responses is not None and responses.channels == list(channels) else None
+
     def _seen_fields(self, view: View) -> Mapping[str, tuple[float, float]]:
         """How much of a picture each layer sees; all of it where that can't be found out."""
-        names = list(self._sources.values())
+        names = list(self._selection.sources.values())
         try:
             return ascent.receptive_fields(view.model, names, view.probes.images, forward=view.forward)
         except Exception as error:
@@ -248,21 +229,24 @@ class FilterPatternLogger(Watcher):
             return dict.fromkeys(names, (1.0, 1.0))
 
     @override
-    def draw(self, view: View, parts: list[Any]) -> dict[str, Picture]:
-        pictures, self._scalars = {}, {}
+    def draw(self, view: View, parts: list[Any]) -> dict[str, Drawable]:
+        pictures: dict[str, Drawable] = {}
+        self._scalars = {}
         keeps = view.moment.training and not view.moment.initial
-        for layer, channels in self._channels.items():
+        for layer, channels in self._selection.channels.items():
             found = gathered([part.found.get(layer) for part in parts])
             if keeps and len(parts) > 1:  # what other ranks found; its own are kept already
                 self._following.keep({layer: found.patterns.values}, {layer: channels})
             seen = None if layer is None else statistics.merged([part.seen[layer] for part in parts])
             page = gallery.Page(
-                view, layer, self._sources.get(layer or "", ""), channels, found, seen, gallery.asked(self)
+                view, layer, self._selection.sources.get(layer or "", ""), channels, found, seen, gallery.asked(self)
             )
             tag = "classes" if layer is None else layer
             field = self._fields.get(page.source) if self.examples else None
             pictures[f"{self.name}/{tag}"] = page.picture(field)
             self._scalars |= {f"{tag}/{name}": value for name, value in page.scalars().items()}
+            if self.evolution and view.moment.training and page.follow(self._evolution, self.name):
+                pictures[f"evolution/{self.name}/{tag}"] = self._evolution.strips[f"{self.name}/{tag}"].picture()
         if parts[0].kernels is not None:
             pictures[f"{self.name}/kernels"] = gallery.kernels(view, parts[0].kernels, self._kernels, self._scales)
             self._kernels = parts[0].kernels if keeps else self._kernels
@@ -272,27 +256,31 @@ class FilterPatternLogger(Watcher):
     def scalars(self) -> Mapping[str, float]:
         return self._scalars
 
+    @override
+    def strips(self) -> Mapping[str, Strip]:
+        return self._evolution.strips
+
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     @override
     def kept(self) -> dict[str, Any]:
         return {
-            "chosen": self._chosen(), "channels": dict(self._channels), "sources": dict(self._sources),
-            "final": self._final, "drawings": self._following.drawings, "following": self._following.state(),
-            "kernels": self._kernels, "scales": dict(self._scales), "fixed_size": self._climber.fixed_size,
+            "chosen": self._chosen(), "selection": self._selection.state(), "drawings": self._following.drawings,
+            "following": self._following.state(), "kernels": self._kernels, "scales": self._scales.state(),
+            "fixed_size": self._climber.fixed_size, "evolution": self._evolution.state(),
         }  # fmt: skip
 
     @override
     def keep(self, state: Mapping[str, Any]) -> None:
-        if state["chosen"] == self._chosen() and "sources" in state:  # those of older versions have none
-            self._channels, self._sources = dict(state["channels"]), dict(state["sources"])
-            self._final, self._following.drawings = state["final"], state["drawings"]
-            self._kernels, self._scales = state["kernels"], dict(state["scales"])
+        if state["chosen"] == self._chosen():
+            self._selection.restore(state["selection"])
+            self._following.drawings, self._kernels = state["drawings"], state["kernels"]
+            self._scales.restore(state["scales"])
+            self._evolution.restore(state["evolution"])
             self._climber.fixed_size = state["fixed_size"]
             if state["following"] is not None:
                 self._following.restore(state["following"])
 
     def _chosen(self) -> str:
         """What a state has to agree in: which filters, and what their parameters mean."""
-        which = f"{self.layers!r}, {self.num_filters}, {self.filters!r}, {self.important_for}, {self.classes}"
-        return f"{which}, {self.canvas}, {self.size}"
+        return f"{self._selection.asked()}, {self.canvas}, {self.size}"

@@ -1,6 +1,7 @@
-"""Mistakes that are pinned when they are first found, and followed until the network gets them right, or forgets."""
+"""Heatmaps over time: of the probes, and of mistakes that are pinned when they are first found."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -8,16 +9,16 @@ import torch
 from torch import Tensor
 
 from lightning_convviz.callbacks import memory
-from lightning_convviz.callbacks.evidence import WIDTH, Evidence, cut, joined, percent
+from lightning_convviz.callbacks.evidence import WIDTH, Evidence, called, cut, joined, percent
 from lightning_convviz.callbacks.scene import Moment
 from lightning_convviz.history import Frame, History
 from lightning_convviz.probes import Probes
-from lightning_convviz.render import Picture, Sheet, rgb
+from lightning_convviz.render import Picture, rgb
 from lightning_convviz.render.heat import BUDGET, MARKS, Scale, bar, covered, fitted
-from lightning_convviz.render.sheet import GAP, MARGIN
+from lightning_convviz.render.strips import Strip, Words
 
 FRAMES = 6  # drawings in a strip
-SIDE = 72  # about how wide a tile is, in pixels
+SIDE = 56  # about how wide a tile is, in pixels
 
 LEGEND = """**Followed mistakes**: the first mistakes that were found, pinned, a row each. On the left the picture, then
 one tile for each drawing, oldest first: over the gray picture the evidence for the class that the net predicted then,
@@ -30,13 +31,13 @@ class Followed:
 
     Attributes:
         probes: the pictures; None as long as no mistake was found.
+        history: the drawings of them that are kept.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
         self.probes: Probes | None = None
-        self._history = History(FRAMES)
-        self._drawings = 0
+        self.history = History(FRAMES)
 
     def pin(self, mistakes: Evidence | None, seen: Evidence | None) -> Evidence | None:
         """Fill free places with mistakes that are not followed yet; returns all that is followed, as seen now."""
@@ -62,72 +63,16 @@ class Followed:
 
     def note(self, seen: Evidence, facts: Sequence[Mapping[str, Any]], moment: Moment) -> None:
         """One more drawing."""
-        self._drawings += 1
-        plain = [{key: item[key] for key in ("predicted", "p_true", "right")} for item in facts]
-        frame = Frame.of(seen.look.maps[0], plain, number=self._drawings, epoch=moment.epoch, step=moment.step)
-        self._history.add(frame)
+        self.history.note(seen.look.maps[0], remembered(facts), epoch=moment.epoch, step=moment.step)
 
     def picture(self, moment: Moment, scale: Scale, title: str, about: Mapping[str, Any]) -> Picture:
         """The strips: a row for each picture, a tile for each drawing."""
         assert self.probes is not None  # asked for only when something is followed
-        frames = self._history.frames
-        photos = fitted(self.probes.shown().cpu(), SIDE)
-        columns = [rgb(photos), *(self._tiles(photos, frame, scale) for frame in frames)]
-        width = photos.shape[3]
-        sheet = Sheet(2 * MARGIN + (1 + FRAMES) * (width + GAP))
-        sheet.write(title, bold=True)
-        sheet.write(moment.caption)
-        bar(sheet, scale)
-        for place, text in enumerate(["input", *self._when()]):
-            sheet.label(text, MARGIN + place * (width + GAP), sheet.y, width=width)
-        sheet.y += sheet.line
-        tiles = torch.stack(columns, dim=1).flatten(0, 1)
-        grid = sheet.tiles(tiles, columns=len(columns), above=sheet.line + 2, below=sheet.line + 2)
-        items = []
-        for row in range(len(self.probes)):
-            past = [frame.facts[row] if row < len(frame.facts) else None for frame in frames]
-            items.append({"true": self._true(row), "drawings": past})
-            self._captions(sheet, grid.corner(row * len(columns)), grid.dx, grid.size[1], row, past)
-        facts = {
-            **about, "rows": list(self.probes.ids or ()), "columns": ["input", *(frame.epoch for frame in frames)],
-            "items": items, "scale": {scale.title: [0.0, scale.high, scale.unit]},
-        }  # fmt: skip
-        return sheet.picture(main=grid, colormap=None, legend=LEGEND, about=facts, budget=BUDGET)
-
-    def _when(self) -> list[str]:
-        """What the columns are called: by epoch, or where several are of one by step."""
-        frames = self._history.frames
-        epochs = [frame.epoch for frame in frames]
-        distinct = len(set(epochs)) == len(epochs)
-        return [f"ep. {frame.epoch}" if distinct else f"s. {frame.step}" for frame in frames]
-
-    def _tiles(self, photos: Tensor, frame: Frame, scale: Scale) -> Tensor:
-        maps = frame.maps()
-        shown = covered(photos[: len(maps)], maps, scale)
-        blank = shown.new_full((len(photos) - len(maps), *shown.shape[1:]), 255)  # not followed yet
-        return torch.cat([shown, blank])
-
-    def _captions(
-        self, sheet: Sheet, corner: tuple[int, int], dx: int, height: int, row: int, past: Sequence[Any]
-    ) -> None:
-        x, y = corner
-        said = [item["predicted"] or "not a number" for item in past if item is not None]
-        runs = [(name, len(list(group))) for name, group in groupby(said)]
-        story = [cut(name, 14) if times == 1 else f"{cut(name, 14)} ({times}x)" for name, times in runs]
-        head = f"truth {cut(self._true(row), 14)}; said "
-        while len(story) > 2 and len(head + ", ".join(story)) > WIDTH + 6:
-            story = ["…", *story[2:]]  # the end counts
-        text = head + ", ".join(story)
-        sheet.label(text, x, y - sheet.line - 2, width=sheet.width - 2 * MARGIN)
-        for place, item in enumerate(past, start=1):
-            if item is not None:
-                mark, color = MARKS[item["right"]]
-                share = "" if item["p_true"] is None else percent(item["p_true"])
-                sheet.label(f"{mark}{share}", x + place * dx, y + height + 1, color=color, width=dx - GAP)
-
-    def _true(self, row: int) -> str:
-        assert self.probes is not None  # as above
-        return "?" if self.probes.labels is None else self.probes.name(int(torch.as_tensor(self.probes.labels)[row]))
+        drawn = strip(
+            self.history, self.probes, scale, moment=moment, title=title, legend=LEGEND, about=about, side=SIDE,
+            budget=BUDGET,
+        )  # fmt: skip
+        return drawn.picture()
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -136,14 +81,13 @@ class Followed:
         plain = None if self.probes is None or not images else memory.packed(self.probes)
         if plain is None:
             return None
-        return {"probes": plain, "frames": self._history.state(), "drawings": self._drawings}
+        return {"probes": plain, "frames": self.history.state()}
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
         """Go on following what an earlier run did."""
         if state is not None:
             self.probes = memory.unpacked(state["probes"])
-            self._history.restore(state["frames"])
-            self._drawings = int(state["drawings"])
+            self.history.restore(state["frames"])
 
 
 def _appended(seen: Evidence, new: Evidence, probes: Probes) -> Evidence:
@@ -153,3 +97,77 @@ def _appended(seen: Evidence, new: Evidence, probes: Probes) -> Evidence:
     logits = [each.look.logits for each in (seen, new) if each.look.logits is not None]
     maps = [torch.cat(pair) for pair in zip(seen.look.maps, new.look.maps, strict=True)]
     return Evidence(probes, Look(torch.cat(logits), {}, maps, seen.look.uniform))
+
+
+def remembered(facts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What a strip keeps of what the net said of each picture."""
+    return [{key: item.get(key) for key in ("predicted", "p_true", "right")} for item in facts]
+
+
+def strip(
+    history: History,
+    probes: Probes,
+    scale: Scale,
+    *,
+    moment: Moment,
+    title: str,
+    legend: str,
+    about: Mapping[str, Any],
+    side: int,
+    budget: int,
+) -> Strip:
+    """The drawings that are kept, a row for each picture: evidence over it, and what was said of it.
+
+    Args:
+        history: maps, with what `remembered` keeps; early frames may lack the last pictures.
+        probes: the pictures.
+        scale: of all maps.
+        moment: which network this is now.
+        title: of the page.
+        legend: how to read it.
+        about: facts that travel with the file.
+        side: about how wide a tile is, in pixels.
+        budget: bytes of the file.
+    """
+    frames, photos = history.frames, fitted(probes.shown().cpu(), side)
+    past = [[frame.facts[row] if row < len(frame.facts) else None for frame in frames] for row in range(len(probes))]
+    names = [
+        None if probes.labels is None else probes.name(int(torch.as_tensor(probes.labels)[row]))
+        for row in range(len(probes))
+    ]
+    ends = {scale.title: [0.0, scale.high, scale.unit]}
+    items = [{"true": name, "drawings": said} for name, said in zip(names, past, strict=True)]
+    return Strip(
+        title=title, lines=[f"{moment.caption} · below: p(true class) in %"], columns=history.titles(),
+        places=history.limit, inputs=rgb(photos),
+        rows=[_story(probes, row, names[row], past[row]) for row in range(len(probes))],
+        tiles=torch.stack([_tiles(photos, frame, scale) for frame in frames], 1),
+        below=[[_said(item) for item in said] for said in past], scale=partial(bar, scale=scale), colormap=None,
+        ids=list(probes.ids or ()), legend=legend, about={**about, "items": items, "scale": ends}, budget=budget,
+    )  # fmt: skip
+
+
+def _tiles(photos: Tensor, frame: Frame, scale: Scale) -> Tensor:
+    maps = frame.maps()
+    shown = covered(photos[: len(maps)], maps, scale)
+    blank = shown.new_full((len(photos) - len(maps), *shown.shape[1:]), 255)  # not followed yet
+    return torch.cat([shown, blank])
+
+
+def _said(item: Mapping[str, Any] | None) -> Words | None:
+    """The probability of the true class, and whether it won."""
+    if item is None or item["right"] is None:
+        return None
+    mark, color = MARKS[item["right"]]
+    return f"{mark}{'' if item['p_true'] is None else percent(item['p_true'])[:-1]}", color
+
+
+def _story(probes: Probes, row: int, true: str | None, past: Sequence[Mapping[str, Any] | None]) -> str:
+    """The true class, and what the net said in the drawings shown."""
+    said = [item["predicted"] or "not a number" for item in past if item is not None]
+    runs = [(name, len(list(group))) for name, group in groupby(said)]
+    story = [cut(name, 14) if times == 1 else f"{cut(name, 14)} ({times}x)" for name, times in runs]
+    head = f"{called((probes.ids or ())[row])}" + ("" if true is None else f", truth {cut(true, 14)}") + "; said "
+    while len(story) > 2 and len(head + ", ".join(story)) > WIDTH + 6:
+        story = ["…", *story[2:]]  # the end counts
+    return head + ", ".join(story)

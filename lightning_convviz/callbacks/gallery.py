@@ -5,18 +5,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lightning_convviz import statistics
+from lightning_convviz.callbacks.evolution import LEGEND as OVER_TIME
+from lightning_convviz.callbacks.evolution import Evolution
 from lightning_convviz.callbacks.following import Found, Layer
-from lightning_convviz.callbacks.scales import hold
+from lightning_convviz.callbacks.scales import Scales
 from lightning_convviz.callbacks.scene import View
+from lightning_convviz.history import KEPT
 from lightning_convviz.layers import spread
-from lightning_convviz.render import Picture, filters
-from lightning_convviz.render.sheet import numbers
+from lightning_convviz.render import Picture, filters, rgb
+from lightning_convviz.render.sheet import INK, numbers
+from lightning_convviz.render.strips import Strip
 
 if TYPE_CHECKING:
     from lightning_convviz.callbacks.filters import FilterPatternLogger
+
+
+FOLLOWED = 3  # filters in a strip
+SMALL = 36  # pixels: the longer side of a pattern in a strip
+STRIP = 22_000  # bytes of a strip's file
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,32 @@ class Page:
             space.display(patterns.images), tiles, title=self._title(), lines=self._lines(beside), real=real,
             about=about,
         )  # fmt: skip
+
+    def follow(self, evolution: Evolution, name: str) -> bool:
+        """One more drawing for the film strip of callback `name`; whether there is one to show."""
+        space, patterns = self.view.probes.space, self.found.patterns
+        assert space is not None  # as above
+        rows = list(spread(range(len(self.channels)), FOLLOWED))
+        small = F.interpolate(space.display(patterns.images[rows]), size=_small(patterns.images), mode="area")
+        facts = [{"channel": self.channels[row], "peak": _plain(float(patterns.peaks[row]))} for row in rows]
+        tag, moment = self.layer or "classes", self.view.moment
+        history = evolution.note(tag, small, facts, moment)
+        if moment.initial:
+            return False
+        tiles = torch.stack([rgb(frame.maps()) for frame in history.frames], 1)
+        names = [
+            self.view.probes.name(self.channels[row]) if self.layer is None else f"filter {self.channels[row]}"
+            for row in rows
+        ]
+        past = [[frame.facts[row]["peak"] for frame in history.frames] for row in range(len(rows))]
+        about = {"kind": "evolution", "layer": tag, "epoch": moment.epoch, "step": moment.step, "scale": None}
+        evolution.strips[f"{name}/{tag}"] = Strip(
+            title=self._title() + ", over time", lines=[moment.caption, "below each tile its largest activation"],
+            rows=names, ids=[self.channels[row] for row in rows], columns=history.titles(), tiles=tiles, scale=None, colormap=None, budget=STRIP, places=KEPT,
+            legend=OVER_TIME.format(row="filter" if self.layer else "class"), about={**about, "items": past},
+            below=[[("" if peak is None else numbers([peak])[0], INK) for peak in row] for row in past],
+        )  # fmt: skip
+        return True
 
     def scalars(self) -> dict[str, float]:
         """What is logged beside the page."""
@@ -130,6 +167,13 @@ def asked(watcher: "FilterPatternLogger") -> list[str]:
     return said + ([f"canvas {watcher.canvas}"] if watcher.canvas != "fourier" else [])
 
 
+def _small(images: Tensor) -> tuple[int, int]:
+    """The size of an image in a strip."""
+    h, w = images.shape[2:]
+    share = min(1.0, SMALL / max(h, w))
+    return max(1, round(h * share)), max(1, round(w * share))
+
+
 def _sigmas(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 10 else f"{value:.1f}"
 
@@ -156,14 +200,14 @@ def _first(view: View) -> str | None:
     return None
 
 
-def kernels(view: View, weights: Tensor, before: Tensor | None, scales: dict[str, float]) -> Picture:
+def kernels(view: View, weights: Tensor, before: Tensor | None, scales: Scales) -> Picture:
     """The page of the first layer's weights."""
     name = str(_first(view))
     channels = spread(range(len(weights)), filters.MOST_KERNELS)
     shown = weights[list(channels)]
     values = shown.abs().flatten()
-    scale = scales if view.moment.training else dict(scales)
-    high = hold(scale, "kernels", float(values.nan_to_num(0, 0, 0).quantile(0.995)))
+    high = scales.hold("kernels", float(values.nan_to_num(0, 0, 0).quantile(0.995)), view.moment)
+    stamp = scales.stamp("kernels")
     fits = before is not None and before.shape == weights.shape
     _, c, h, w = weights.shape
     first = ", the first three of them as colors" if c > 3 else ""
@@ -176,6 +220,7 @@ def kernels(view: View, weights: Tensor, before: Tensor | None, scales: dict[str
         lines=[
             view.moment.caption,
             f"{len(shown)} of {len(weights)} filters in order of number, {h} × {w}, {c} channels{first}",
+            *([f"scale {stamp}"] if stamp else []),
         ],
         about=about,
     )  # fmt: skip

@@ -14,12 +14,17 @@ from lightning_convviz.callbacks import lens
 from lightning_convviz.callbacks.arguments import Forward, check_lens
 from lightning_convviz.callbacks.base import Watcher
 from lightning_convviz.callbacks.evidence import Evidence, facts, merged, of_mistakes
-from lightning_convviz.callbacks.followed import Followed
+from lightning_convviz.callbacks.evolution import Evolution
+from lightning_convviz.callbacks.followed import Followed, remembered
+from lightning_convviz.callbacks.scales import Scales
 from lightning_convviz.callbacks.scene import Scene, View, Wants
 from lightning_convviz.callbacks.trusted import Trusted
 from lightning_convviz.mistakes import Examples, Mistakes
 from lightning_convviz.probes import Probes, ProbesLike
-from lightning_convviz.render import Picture
+from lightning_convviz.render import Drawable
+from lightning_convviz.render.strips import Strip
+
+FOLLOWED = 6  # probes in a strip
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ class GradCAMLogger(Watcher):
             `validation_step` computes anyway.
         logits: a function from what `validation_step` returns to logits (n, k). By default its entry "logits", else
             what the module's forward returned, where that is called once a batch.
-        trust: log numbers that say how far to believe the heatmaps: `gradcam/trust/...`, see `trust`.
+        trust: log numbers that say how far to believe the heatmaps: `convviz/gradcam/trust/...`, see `trust`.
+        evolution: draw the probes' film strip, `evolution/gradcam/probes`, and at the end of the fit its animation.
         reshape: a function from the layer's output to maps (n, c, y, x), where `layers.layout` can't tell.
         probes: the images to watch, see `ActivationLogger`; with labels, the true class is explained too.
         num_probes: how many to take from the validation data.
@@ -82,7 +88,9 @@ class GradCAMLogger(Watcher):
     """
 
     name = "gradcam"
-    spare: ClassVar[Mapping[str, tuple[str, str]]] = {"followed": ("followed pictures", "num_mistakes")}
+    spare: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "evolution": ("film strips", "num_probes"), "followed": ("followed pictures", "num_mistakes"),
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -95,6 +103,7 @@ class GradCAMLogger(Watcher):
         num_mistakes: int = 8,
         logits: Callable[..., Any] | None = None,
         trust: bool = True,
+        evolution: bool = True,
         reshape: Callable[..., Any] | None = None,
         probes: ProbesLike = None,
         num_probes: int = 8,
@@ -110,12 +119,12 @@ class GradCAMLogger(Watcher):
     ) -> None:
         check_lens(
             layer=layer, method=method, target=target, finer=finer, signed=signed, num_mistakes=num_mistakes,
-            trust=trust, output=output, reshape=reshape, logits=logits,
+            trust=trust, output=output, reshape=reshape, logits=logits, evolution=evolution,
         )  # fmt: skip
         self.lens = lens.Lens(layer, method, target, finer, signed)
         self.output, self.reshape, self.logits = output, reshape, logits
         self.num_mistakes = num_mistakes
-        self.trust = trust
+        self.trust, self.evolution = trust, evolution
         super().__init__(
             probes=probes, num_probes=num_probes, dataloader_idx=dataloader_idx, every_n_epochs=every_n_epochs,
             forward=forward, name=name, save_dir=save_dir, save_images=save_images, on_error=on_error, initial=initial,
@@ -133,7 +142,8 @@ class GradCAMLogger(Watcher):
         self._followed = Followed(mistakes)
         self._takes_others = True  # as long as it is not known what the forward takes
         self._trusted = Trusted()
-        self._scales: dict[str, float] = {}
+        self._scales = Scales()
+        self._evolution = Evolution()
         self._scalars: dict[str, float] = {}
 
     @override
@@ -205,15 +215,16 @@ class GradCAMLogger(Watcher):
         self.hears = False
 
     @override
-    def draw(self, view: View, parts: list[Any]) -> dict[str, Picture]:
+    def draw(self, view: View, parts: list[Any]) -> dict[str, Drawable]:
         mistakes = merged([part.mistakes for part in parts], self.num_mistakes)
         followed = parts[0].followed
         follows = view.moment.training and not view.moment.initial
         followed = self._followed.pin(mistakes, followed) if follows else None
         probes = Evidence(view.probes, view.look)
-        scales = self._scales if view.moment.training else dict(self._scales)
-        page = lens.Page(self.lens, view, scales, [each for each in (probes, mistakes) if each is not None])
-        pictures = {f"{self.name}/probes": page.probes(probes)}
+        page = lens.Page(self.lens, view, self._scales, [each for each in (probes, mistakes) if each is not None])
+        pictures: dict[str, Drawable] = {f"{self.name}/probes": page.probes(probes)}
+        if self.evolution and view.moment.training:
+            pictures |= self._follow(page, probes, view)
         seen, table = sum(part.seen for part in parts), _summed([part.table for part in parts])
         if self.hears and seen:
             pictures[f"{self.name}/mistakes"] = page.mistakes(
@@ -227,6 +238,25 @@ class GradCAMLogger(Watcher):
         self._scalars = {f"trust/{name}": value for name, value in parts[0].scalars.items()}
         return pictures
 
+    def _follow(self, page: lens.Page, probes: Evidence, view: View) -> dict[str, Drawable]:
+        """One more drawing for the probes' strip."""
+        said: list[dict[str, Any]] = [{}] * len(probes)
+        if self.lens.has_classes and probes.look.logits is not None and probes.look.logits.ndim == 2:
+            said = facts(probes.probes, probes.look.logits)
+        maps, some = (
+            probes.look.maps[0][:FOLLOWED],
+            Evidence(probes.probes.take(range(len(probes))[:FOLLOWED]), probes.look),
+        )
+        history = self._evolution.note("probes", maps, remembered(said[:FOLLOWED]), view.moment)
+        if view.moment.initial:
+            return {}
+        strip = self._evolution.strips[f"{self.name}/probes"] = page.over_time(some, history)
+        return {f"evolution/{self.name}/probes": strip.picture()}
+
+    @override
+    def strips(self) -> Mapping[str, Strip]:
+        return self._evolution.strips
+
     @override
     def scalars(self) -> Mapping[str, float]:
         return self._scalars
@@ -236,14 +266,15 @@ class GradCAMLogger(Watcher):
     @override
     def kept(self) -> dict[str, Any]:
         return {
-            "lens": self.lens.kept(), "scales": dict(self._scales), "trusted": self._trusted.kept(),
-            "followed": self._followed.state(images=self.save_images),
+            "lens": self.lens.kept(), "scales": self._scales.state(), "trusted": self._trusted.kept(),
+            "followed": self._followed.state(images=self.save_images), "evolution": self._evolution.state(),
         }  # fmt: skip
 
     @override
     def keep(self, state: Mapping[str, Any]) -> None:
         if self.lens.keep(state["lens"]):
-            self._scales = dict(state["scales"])
+            self._scales.restore(state["scales"])
+            self._evolution.restore(state["evolution"])
             self._trusted.keep(state["trusted"])
             self._followed.restore(state["followed"])
 

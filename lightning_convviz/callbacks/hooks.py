@@ -49,7 +49,7 @@ class Hooks:
             self._observed += [watcher] if observers else []
             for name, reduce in observers.items():
                 if name in parts:
-                    hook = partial(_observe, watcher, name, reduce)
+                    hook = partial(_observe, watcher, reduce)
                     self._handles.append(parts[name].register_forward_hook(hook))
 
     def close(self) -> None:
@@ -122,13 +122,11 @@ def _visible(module: nn.Module) -> dict[str, nn.Module]:
     return inside | layers.wrappers(module)
 
 
-def _observe(
-    watcher: "Watcher", name: str, reduce: Callable[[Tensor], Tensor], part: nn.Module, args: Any, output: Any
-) -> None:
+def _observe(watcher: "Watcher", reduce: Callable[[Tensor], None], part: nn.Module, args: Any, output: Any) -> None:
     """A hook in the user's own forward: whatever goes wrong here is ours."""
     try:
         if isinstance(output, Tensor) and watcher.turn.due:
             with torch.no_grad():
-                watcher.observe(name, reduce(output.detach()))
+                reduce(output.detach())
     except Exception as error:
         watcher.failed(error)

@@ -9,14 +9,19 @@ from torch import Tensor, nn
 from lightning_convviz import cams, layers, targets
 from lightning_convviz.callbacks.confusions import confusions
 from lightning_convviz.callbacks.evidence import Evidence, called, facts, row
-from lightning_convviz.callbacks.followed import Followed
-from lightning_convviz.callbacks.scales import hold
-from lightning_convviz.callbacks.scene import Scene, View
+from lightning_convviz.callbacks.evolution import LEGEND as OVER_TIME
+from lightning_convviz.callbacks.followed import Followed, strip
+from lightning_convviz.callbacks.scales import Scales
+from lightning_convviz.callbacks.scene import Moment, Scene, View
+from lightning_convviz.history import History
 from lightning_convviz.mistakes import Examples
 from lightning_convviz.probes import Probes
 from lightning_convviz.render import Picture
 from lightning_convviz.render.heat import FAINT, Column, Row, Scale, heat_rows, words
+from lightning_convviz.render.strips import Strip
 
+SIDE = 36  # about how wide a tile of the probes' strip is, in pixels
+STRIP = 40_000  # bytes of its file
 SMALL = 128  # pixels: pictures up to this size are explained at a second, finer resolution too
 
 HOW = """Over the gray picture the evidence shows where the map is not 0: the hotter, the more; without evidence the
@@ -145,17 +150,18 @@ class Lens:
 class Page:
     """One drawing's pages: their scales, and what stands on them."""
 
-    def __init__(self, lens: Lens, view: View, scales: dict[str, float], seen: Sequence[Evidence]) -> None:
+    def __init__(self, lens: Lens, view: View, scales: Scales, seen: Sequence[Evidence]) -> None:
         self.lens, self.view = lens, view
         uniform = bool(view.look.uniform[0])
         unit = cams.unit(lens.method, uniform) if lens.has_classes else "units of the score"
         self.units = f"scales in {unit} a cell" + (", finer in logits" if lens.finer and unit != "logits" else "")
         pair = [each.look.maps[:2] if self._has_pair(each) else each.look.maps[:1] for each in seen]
-        high = _high(scales, "evidence", [group[0] for group in pair])
+        self._scales, when = scales, view.moment
+        high = _high(scales, "evidence", [group[0] for group in pair], when)
         self.evidence = Scale("evidence", high, unit, lens.signed)
         gaps = [group[0] - group[1] for group in pair if len(group) == 2]
-        self.difference = Scale("the other", _high(scales, "difference", gaps), unit, True, "pred.")
-        fine = _high(scales, "finer", [each.look.maps[-1] for each in seen] if lens.finer else [])
+        self.difference = Scale("the other", _high(scales, "difference", gaps, when), unit, True, "pred.")
+        fine = _high(scales, "finer", [each.look.maps[-1] for each in seen] if lens.finer else [], when)
         # What is nothing beside the evidence is not to be blown up to full color.
         self.finer = Scale("finer", max(fine, FAINT * high), "logits", lens.signed)
 
@@ -191,10 +197,15 @@ class Page:
             self._columns(seen, "true" if kind == "mistakes" else "true / 2nd"),
             rows,
             title=title,
-            captions=[*captions, *fine, self.units],
+            captions=[*captions, *fine, self.units, *self._stamps()],
             legend=legend,
             about=about,
         )
+
+    def _stamps(self) -> list[str]:
+        """Which scales were changed, and when last."""
+        named = {name: self._scales.stamp(name) for name in ("evidence", "difference", "finer")}
+        return [f"scale of {name} {stamp}" for name, stamp in named.items() if stamp]
 
     def _about(self, kind: str) -> dict[str, Any]:
         moment = self.view.moment
@@ -236,18 +247,28 @@ class Page:
     def followed(self, followed: Followed) -> Picture:
         """`gradcam/followed`."""
         scale = Scale("evidence", self.evidence.high, self.evidence.unit)
-        title = f"Mistakes followed {self._where}: evidence for what was said, below it p(true class)"
+        title = f"Mistakes followed {self._where}: evidence for what was said"
         return followed.picture(self.view.moment, scale, title, self._about("followed"))
+
+    def over_time(self, seen: Evidence, history: History) -> Strip:
+        """`evolution/gradcam/probes`."""
+        scale = Scale("evidence", self.evidence.high, self.evidence.unit)
+        what = "predicted class" if self.lens.has_classes else "score"
+        return strip(
+            history, seen.probes, scale, moment=self.view.moment, legend=OVER_TIME.format(row="probe"),
+            title=f"Evidence for the {what}, over time {self._where}",
+            about=self._about("evolution"), side=SIDE, budget=STRIP,
+        )  # fmt: skip
 
     def confusions(self, examples: Examples, table: Tensor) -> Picture:
         """`gradcam/confusions`."""
         return confusions(table, self.view.probes, examples, self.view.moment.caption, self._about("confusions"))
 
 
-def _high(scales: dict[str, float], name: str, maps: Sequence[Tensor]) -> float:
+def _high(scales: Scales, name: str, maps: Sequence[Tensor], when: Moment) -> float:
     """The kept end of a scale: when it is chosen, nine of ten maps have their peak below it."""
     if not maps:
         return 1.0
     peaks = torch.cat([each.detach().float().abs().flatten(1).amax(1).cpu() for each in maps])
     peaks = peaks[peaks.isfinite() & (peaks > 0)]
-    return hold(scales, name, float(peaks.quantile(0.9)) if len(peaks) else 0.0)
+    return scales.hold(name, float(peaks.quantile(0.9)) if len(peaks) else 0.0, when)

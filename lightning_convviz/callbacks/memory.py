@@ -11,7 +11,7 @@ from lightning_convviz.probes import Probes
 if TYPE_CHECKING:
     from lightning_convviz.callbacks.base import Watcher
 
-VERSION = 2
+VERSION = 3
 LIMIT = 5_000_000  # bytes of one callback's state: a checkpoint is the user's, and written often
 
 

@@ -1,14 +1,50 @@
 """The ends of color scales, kept from drawing to drawing: only under one scale can epochs be compared."""
 
+from collections.abc import Mapping
+from typing import Any
 
-def hold(scales: dict[str, float], name: str, high: float) -> float:
-    """The end of a scale, which stays as it is until the values' own, `high`, leaves it by a factor of two.
+from lightning_convviz.callbacks.scene import Moment
 
-    >>> scales = {}
-    >>> [hold(scales, "layer1", high) for high in (1.0, 1.9, 0.6, 2.1, 1.5, 0.0)]
-    [1.0, 1.0, 1.0, 2.1, 2.1, 2.1]
+
+class Scales:
+    """The ends of a callback's scales, by name, and when each was last changed.
+
+    Example:
+        >>> scales = Scales()
+        >>> moments = [Moment(epoch, 100 * epoch, "") for epoch in range(6)]
+        >>> values = (1.0, 1.9, 0.6, 2.1, 1.5, 0.0)
+        >>> [scales.hold("layer1", value, when) for value, when in zip(values, moments)]
+        [1.0, 1.0, 1.0, 2.1, 2.1, 2.1]
+        >>> scales.stamp("layer1")
+        'changed in ep. 3: before, 1'
     """
-    kept = scales.get(name)
-    if high > 0 and (kept is None or not kept / 2 <= high <= kept * 2):
-        scales[name] = float(f"{high:.2g}")
-    return scales.get(name, 1.0)
+
+    def __init__(self) -> None:
+        self._ends: dict[str, float] = {}
+        self._changed: dict[str, str] = {}
+
+    def hold(self, name: str, high: float, when: Moment) -> float:
+        """The end of a scale, which stays as it is until the values' own, `high`, leaves it by a factor of two.
+
+        What is drawn of a network that is not being trained changes nothing for the drawings of the training.
+        """
+        kept, end = self._ends.get(name), float(f"{high:.2g}")
+        if not high > 0 or (kept is not None and kept / 2 <= high <= kept * 2):
+            return 1.0 if kept is None else kept
+        if when.training:
+            if kept is not None:
+                self._changed[name] = f"changed in {when.short}: before, {kept:.2g}"
+            self._ends[name] = end
+        return end
+
+    def stamp(self, name: str) -> str:
+        """When a scale was last changed, and from what; empty where it never was."""
+        return self._changed.get(name, "")
+
+    def state(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"ends": dict(self._ends), "changed": dict(self._changed)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with the scales of an earlier run."""
+        self._ends, self._changed = dict(state["ends"]), dict(state["changed"])

@@ -45,6 +45,11 @@ class Moment:
     initial: bool = False
     training: bool = True
 
+    @property
+    def short(self) -> str:
+        """The epoch, as a column's head."""
+        return "the initial network" if self.initial else f"ep. {self.epoch}"
+
 
 @dataclass(frozen=True)
 class View:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lightning_convviz import _lightning, layers, sinks
+from lightning_convviz.callbacks.arguments import require_folder, require_loader
 from lightning_convviz.callbacks.scene import Moment, View
 from lightning_convviz.callbacks.schedule import Failures, Schedule, moment
 from lightning_convviz.callbacks.session import Session
 from lightning_convviz.isolation import isolated
-from lightning_convviz.render import Picture
+from lightning_convviz.render import Drawable
+from lightning_convviz.render.strips import Strip
 
 if TYPE_CHECKING:
     from lightning_convviz.callbacks.base import Watcher
@@ -33,7 +35,7 @@ class Turn:
         self.session = session
         self.schedule = Schedule(watcher.every_n_epochs)
         self.failures = Failures(type(watcher).__name__)
-        self.initial_pictures: dict[str, Picture] = {}
+        self.initial_pictures: dict[str, Drawable] = {}
         self.due = False
         self.shared = False
         self.loaded: tuple[int, int] | None = None
@@ -42,6 +44,7 @@ class Turn:
         self._drawn: sinks.Drawing | None = None
         self._misfit: Exception | None = None
         self._agreed = False
+        self._last: tuple[int, int, dict[str, Strip]] | None = None  # the last drawing's epoch, step and strips
         self._in_step = True  # with the other ranks of a model in pieces
 
     @property
@@ -57,7 +60,7 @@ class Turn:
         Raises:
             ValueError: for such a name.
         """
-        self._require_folder()
+        require_folder(self.watcher.save_dir)
         self.watcher.check(module)
         if isinstance(self.watcher.forward_, str):
             layers.find_one(module, self.watcher.forward_, argument="forward")
@@ -66,7 +69,7 @@ class Turn:
         """When training starts. Without a sanity check, given probes are tried here; others are not there yet."""
         if self.leads:
             self.session.ranks.agree_to_share(trainer)
-        self._require_loader(trainer)
+        require_loader(self.watcher, trainer)
         # Every rank has to decide this alike: not by pictures, which rank 0 alone has.
         fresh = trainer.global_step == 0 and not self._agreed
         if self.watcher.initial and fresh and self.watcher.given is not None:
@@ -77,33 +80,10 @@ class Turn:
             self.session.forget()
             self.agree(trainer)
 
-    def _require_folder(self) -> None:
-        """Before training: complain about a folder of one's own that can't be.
-
-        Raises:
-            ValueError: where it can't be made.
-        """
-        folder = self.watcher.save_dir
-        try:
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"`save_dir` is {str(folder)!r}, which can't be made: {error}. Name another.") from error
-
-    def _require_loader(self, trainer: Any) -> None:
-        """Before training: complain about a loader that is not there.
-
-        Raises:
-            ValueError: where it is not.
-        """
-        loader, count = self.watcher.dataloader_idx, len(_lightning.batches(trainer))
-        if self.watcher.given is None and 0 < count <= loader:
-            raise ValueError(f"`dataloader_idx` is {loader}, and there are {count} loaders, 0 to {count - 1}.")
-
     def open(self, trainer: Any, module: Any) -> None:
         """When a validation starts, on every rank that has batches for it."""
         if trainer.sanity_checking:
-            self._require_loader(trainer)
+            require_loader(self.watcher, trainer)
         if not _lightning.fitting(trainer):
             self.check(module)
         self.due, self.shared, self._begun, self._failed = self._is_due(trainer), False, None, None
@@ -267,17 +247,29 @@ class Turn:
             return "So are the probes: look at your data."
         return "Its training has probably diverged."
 
-    def _drawing(self, trainer: Any, when: Moment, drawn: dict[str, Picture], seconds: float) -> sinks.Drawing:
+    def _drawing(self, trainer: Any, when: Moment, drawn: dict[str, Drawable], seconds: float) -> sinks.Drawing:
         name, step = self.watcher.name, when.step
         if _lightning.fitting(trainer):
             self.schedule.last_step = step
+            strips = {tag: strip for tag, strip in self.watcher.strips().items() if len(strip.columns) > 1}
+            self._last = (when.epoch, step, strips) if strips else None
         else:  # under tags of their own: every trainer counts its steps anew, and a tag's steps must not fall
             stage = _lightning.stage(trainer)
             name, drawn = f"{stage}/{name}", {f"{stage}/{tag}": picture for tag, picture in drawn.items()}
             places = sinks.with_folder(sinks.places(trainer.loggers), self.watcher.save_dir)
             step = sinks.later(places, name, step)
-        own = {f"{name}/{tag}": value for tag, value in self.watcher.scalars().items()}
-        return sinks.Drawing(name, when.epoch, step, drawn, {f"convviz/seconds/{name}": seconds, **own})
+        own = {f"convviz/{name}/{tag}": value for tag, value in self.watcher.scalars().items()}
+        text = self.watcher.text() if _lightning.fitting(trainer) else ""
+        texts = {f"convviz/alarms/{name}": text} if text else {}
+        return sinks.Drawing(name, when.epoch, step, drawn, {f"convviz/seconds/{name}": seconds, **own}, texts)
+
+    def conclude(self, trainer: Any) -> None:
+        """At the end of a fit: the film strips of its last drawing, once more in time."""
+        if self._last is not None:
+            epoch, step, strips = self._last
+            drawn: dict[str, Drawable] = {f"animation/{tag}": strip.animation() for tag, strip in strips.items()}
+            name, self._last = f"animation/{self.watcher.name}", None
+            self.session.outbox.put(sinks.Drawing(name, epoch, step, drawn), self.watcher.save_dir)
 
     def _safely(self, action: Callable[[], None]) -> None:
         try:

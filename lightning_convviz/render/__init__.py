@@ -1,12 +1,52 @@
 """Tensors -> pictures; knows neither models nor Lightning.
 
 `color` turns values into color codes on the device, `sheet` lays tiles and captions out, `paint` makes the image file.
-`heat` and `filters` make the pages of heatmaps and of patterns.
+`heat` and `filters` make the pages of heatmaps and of patterns, `chart` draws numbers over depth and epoch, `animation`
+shows pictures one after the other.
 """
 
+from typing import TypeAlias
+
+from lightning_convviz.render.animation import Animation, animate, encode_animation
+from lightning_convviz.render.chart import Chart, Panel
 from lightning_convviz.render.color import colormap, encode_values, overlay, rgb
 from lightning_convviz.render.filters import grid
-from lightning_convviz.render.paint import Encoded, encode, paint
+from lightning_convviz.render.paint import Encoded, encode_picture, paint
+from lightning_convviz.render.plot import encode_chart
 from lightning_convviz.render.sheet import Picture, Sheet
 
-__all__ = ["Encoded", "Picture", "Sheet", "colormap", "encode", "encode_values", "grid", "overlay", "paint", "rgb"]
+# Whatever becomes an image file; each has `cpu()`, `json()`, a `legend` and a `budget`.
+Drawable: TypeAlias = Picture | Chart | Animation
+
+
+def encode(drawable: Drawable, *, budget: int | None = None) -> Encoded:
+    """A picture, a chart or an animation as an image file that carries its facts.
+
+    Args:
+        drawable: what to make a file of.
+        budget: how many bytes it should take at most; by default the drawable's own.
+    """
+    if isinstance(drawable, Chart):
+        return encode_chart(drawable, budget=budget)
+    if isinstance(drawable, Animation):
+        return encode_animation(drawable, budget=budget)
+    return encode_picture(drawable, budget=budget)
+
+
+__all__ = [
+    "Animation",
+    "Chart",
+    "Drawable",
+    "Encoded",
+    "Panel",
+    "Picture",
+    "Sheet",
+    "animate",
+    "colormap",
+    "encode",
+    "encode_values",
+    "grid",
+    "overlay",
+    "paint",
+    "rgb",
+]

@@ -15,7 +15,7 @@ from lightning_convviz.render.paint import paint
 from lightning_convviz.render.sheet import CARD, GAP, INK, MARGIN, UNKNOWN, Block, Picture, Sheet, near_square, zoom_for
 
 BETWEEN = 8  # pixels between a pair of tiles and the next
-BUDGET = 100_000  # bytes of a file: there is one for each layer
+BUDGET = 60_000  # bytes of a file: there is one for each layer
 KERNEL_BUDGET = 400_000  # never reached: of few flat tiles a PNG is small, and has to be tried
 HATCH = 6  # pixels from stroke to stroke
 MOST_KERNELS = 64

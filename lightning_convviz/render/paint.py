@@ -33,11 +33,11 @@ class Encoded:
 
     @property
     def suffix(self) -> str:
-        """What a file of it is called: `.png` or `.jpg`."""
-        return ".png" if self.data.startswith(b"\x89PNG") else ".jpg"
+        """What a file of it is called: `.png`, `.gif` or `.jpg`."""
+        return {b"\x89PNG": ".png", b"GIF8": ".gif"}.get(self.data[:4], ".jpg")
 
 
-def encode(picture: Picture, *, budget: int | None = None) -> Encoded:
+def encode_picture(picture: Picture, *, budget: int | None = None) -> Encoded:
     """The picture as a PNG that carries its data in a text chunk `convviz`.
 
     Maps are written with a palette: every value code can be read back. A photographic picture that comes out over
@@ -52,7 +52,7 @@ def encode(picture: Picture, *, budget: int | None = None) -> Encoded:
         jpegs = []
     # A large photograph's PNG takes ten times a JPEG's time, only to be thrown away.
     large = 3 * image.width * image.height > 4 * budget
-    for options in jpegs if jpegs and large else [_png(picture), *jpegs]:
+    for options in jpegs if jpegs and large else [png_options(picture.json()), *jpegs]:
         buffer = io.BytesIO()
         image.save(buffer, **options)
         if buffer.tell() <= budget:
@@ -60,9 +60,10 @@ def encode(picture: Picture, *, budget: int | None = None) -> Encoded:
     return Encoded(buffer.getvalue(), *image.size)
 
 
-def _png(picture: Picture) -> dict[str, Any]:
+def png_options(facts: str) -> dict[str, Any]:
+    """What Pillow's `save` is told, for a PNG that carries its facts."""
     info = PngInfo()
-    info.add_itxt("convviz", picture.json(), zip=True)
+    info.add_itxt("convviz", facts, zip=True)
     return {"format": "PNG", "pnginfo": info, "compress_level": 6}
 
 

@@ -178,6 +178,10 @@ class Sheet:
         """The height of a caption's line in pixels."""
         return round(self.text * 1.35)
 
+    def width_of(self, text: str) -> int:
+        """How wide a caption is, in pixels."""
+        return math.ceil(font(self.text).getlength(text))
+
     def write(self, text: str, *, bold: bool = False, x: int = MARGIN, color: tuple[int, int, int] = INK) -> None:
         """A caption, wrapped to the width that is left."""
         for line in self._wrapped(text, self.width - x - MARGIN, bold):

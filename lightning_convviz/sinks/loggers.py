@@ -21,7 +21,7 @@ def tensorboard(logger: Any, files: Files) -> None:
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.util.tensor_util import make_tensor_proto
 
-    require_room(logger.log_dir, sum(len(image.data) for image in files.images.values()))
+    require_room(logger.log_dir, files.size())
     writer, drawing = logger.experiment, files.drawing
     described = _described.setdefault(writer, set())
     values = []
@@ -39,6 +39,9 @@ def tensorboard(logger: Any, files: Files) -> None:
     described.update([*files.images, tag])
     for one in [*values, value]:
         writer._get_file_writer().add_summary(Summary(value=[one]), drawing.step)
+        _written(writer)
+    for tag, text in drawing.texts.items():
+        writer.add_text(tag, text, drawing.step)
         _written(writer)
     for tag, number in drawing.numbers().items():
         writer.add_scalar(tag, number, drawing.step)
@@ -71,46 +74,65 @@ def _metadata(plugin: str, data_class: str, description: str) -> Any:
 
 @register("WandbLogger")
 def wandb(logger: Any, files: Files) -> None:
-    """Give W&B the files as they are, with the epoch as caption."""
+    """Give W&B the files as they are, with the epoch as caption; a GIF is a video to it, a text a table of one row."""
+    drawing, caption = files.drawing, [_moment(files)]
     with tempfile.TemporaryDirectory() as folder:
         for index, (tag, image) in enumerate(files.images.items()):
             path = Path(folder, f"{index}{image.suffix}")
             path.write_bytes(image.data)
-            logger.log_image(tag, [str(path)], files.drawing.step, caption=[_moment(files)])
-    logger.log_metrics(files.drawing.numbers(), files.drawing.step)
+            log = logger.log_video if image.suffix == ".gif" else logger.log_image
+            log(tag, [str(path)], drawing.step, caption=caption)
+    for tag, text in drawing.texts.items():
+        logger.log_text(tag, ["epoch", "step", "text"], [[drawing.epoch, drawing.step, text]], step=drawing.step)
+    logger.log_metrics(drawing.numbers(), drawing.step)
 
 
 @register("MLFlowLogger")
 def mlflow(logger: Any, files: Files) -> None:
-    """Log time-stepped images, which MLflow shows with a slider."""
+    """Log time-stepped images, which MLflow shows with a slider; a GIF and a text are files among the artifacts."""
     from PIL import Image
 
+    client, run, step = logger.experiment, logger.run_id, files.drawing.step
     for tag, image in files.images.items():
-        picture = Image.open(io.BytesIO(image.data))
-        logger.experiment.log_image(logger.run_id, picture, key=tag, step=files.drawing.step)
-    logger.log_metrics(files.drawing.numbers(), files.drawing.step)
+        if image.suffix == ".gif":  # as an image MLflow would make a PNG of its first frame
+            with tempfile.TemporaryDirectory() as place:
+                path = Path(place, _name(files, ".gif"))
+                path.write_bytes(image.data)
+                client.log_artifact(run, str(path), file_name(tag))
+        else:
+            client.log_image(run, Image.open(io.BytesIO(image.data)), key=tag, step=step)
+    for tag, text in files.drawing.texts.items():
+        client.log_text(run, text, f"{file_name(tag)}/{_name(files, '.md')}")
+    logger.log_metrics(files.drawing.numbers(), step)
 
 
 @register("CometLogger")
 def comet(logger: Any, files: Files) -> None:
-    """Log the files as Comet's images, by name and step."""
+    """Log the files as Comet's images, by name and step, and texts with their tag."""
+    experiment, step = logger.experiment, files.drawing.step
     for tag, image in files.images.items():
-        logger.experiment.log_image(
-            io.BytesIO(image.data), name=tag, step=files.drawing.step, image_format=image.suffix[1:]
-        )
-    logger.log_metrics(files.drawing.numbers(), files.drawing.step)
+        experiment.log_image(io.BytesIO(image.data), name=tag, step=step, image_format=image.suffix[1:])
+    for tag, text in files.drawing.texts.items():
+        experiment.log_text(text, step=step, metadata={"tag": tag, "epoch": files.drawing.epoch})
+    logger.log_metrics(files.drawing.numbers(), step)
 
 
 @register("Folder")
 def folder(place: Folder, files: Files) -> None:
-    """Write `<tag>/step_<step>.png` (`.jpg` where it is one); a reader never meets half a file."""
-    for tag, image in files.images.items():
-        path = place.path / file_name(tag) / f"step_{files.drawing.step:08d}{image.suffix}"
+    """Write `<tag>/step_<step>.png` (`.jpg`, `.gif`, texts `.md`); a reader never meets half a file."""
+    contents = [(tag, image.suffix, image.data) for tag, image in files.images.items()]
+    contents += [(tag, ".md", text.encode()) for tag, text in files.drawing.texts.items()]
+    for tag, suffix, data in contents:
+        path = place.path / file_name(tag) / _name(files, suffix)
         path.parent.mkdir(parents=True, exist_ok=True)
-        require_room(path.parent, len(image.data))
+        require_room(path.parent, len(data))
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_bytes(image.data)
+        unfinished.write_bytes(data)
         unfinished.replace(path)
+
+
+def _name(files: Files, suffix: str) -> str:
+    return f"step_{files.drawing.step:08d}{suffix}"
 
 
 def _moment(files: Files) -> str:

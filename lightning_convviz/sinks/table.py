@@ -9,7 +9,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from lightning_convviz import _lightning
-from lightning_convviz.render import Encoded, Picture
+from lightning_convviz.render import Drawable, Encoded
 
 # What is left to the run itself on a disk that fills up, in bytes: its checkpoint is worth more than our pictures.
 RESERVE = 50_000_000
@@ -25,13 +25,15 @@ class Drawing:
         step: `trainer.global_step`.
         pictures: by tag.
         scalars: by tag; numbers, or functions called when they are written.
+        texts: by tag, in Markdown.
     """
 
     name: str
     epoch: int
     step: int
-    pictures: Mapping[str, Picture]
+    pictures: Mapping[str, Drawable]
     scalars: Mapping[str, float | Callable[[], float]] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     def numbers(self) -> dict[str, float]:
         """The scalars as numbers."""
@@ -40,10 +42,20 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Files:
-    """A drawing as files: what a sink writes."""
+    """A drawing as files: what a sink writes.
+
+    Attributes:
+        drawing: with its `numbers()` and its `texts`.
+        images: PNG, JPEG or GIF, by tag.
+    """
 
     drawing: Drawing
     images: Mapping[str, Encoded]
+
+    def size(self) -> int:
+        """How many bytes there are to write, about."""
+        texts = sum(len(text.encode()) for text in self.drawing.texts.values())
+        return sum(len(image.data) for image in self.images.values()) + texts
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,9 @@ class Events:
     def __init__(self, folder: str | Path) -> None:
         self._all = EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
         self._all.Reload()
-        self.tags = set(self._all.Tags()["images"])
+        self.every = set(self._all.Tags()["images"])
+        self.over_time = {tag for tag in self.every if tag.split("/")[0] in ("evolution", "animation", "statistics")}
+        self.tags = self.every - self.over_time
         self.scalars = set(self._all.Tags()["scalars"])
 
     def steps(self, tag: str) -> list[int]:
@@ -101,7 +103,7 @@ class Events:
         return [Image.open(io.BytesIO(event.encoded_image_string)) for event in self._all.Images(tag)]
 
     def sizes(self) -> dict[str, int]:
-        return {tag: max(len(event.encoded_image_string) for event in self._all.Images(tag)) for tag in self.tags}
+        return {tag: max(len(event.encoded_image_string) for event in self._all.Images(tag)) for tag in self.every}
 
     def epochs(self, name: str) -> list[dict[str, Any]]:
         values = [event.tensor_proto.string_val[0] for event in self._all.Tensors(f"convviz/{name}")]

@@ -46,8 +46,8 @@ class Compared(FilterPatternLogger):
 
     def draw(self, view: Any, parts: list[Any]) -> Any:
         found = []
-        for name, channels in self._channels.items():
-            source = self._sources[name]
+        for name, channels in self._selection.channels.items():
+            source = self._selection.sources[name]
             start = {source: self._before[name]} if name in self._before and not view.moment.initial else {}
             alone = ascent.many(
                 view.model, {source: channels}, like=view.probes.images, steps=self.steps, objective=self.objective,

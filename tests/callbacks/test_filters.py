@@ -180,7 +180,7 @@ def test_the_audit_is_logged_and_a_network_that_was_replaced_shows_in_it(fit, ti
 
     trainer = fit([logger("net.conv2", steps=2, cold_steps=32)], module=Turned(tiny()), max_epochs=AUDITS + 1)
     events = Events(trainer.logger.log_dir)
-    ((step, ratio),) = events.scalar("filters/net.conv2/warm_over_cold")
+    ((step, ratio),) = events.scalar("convviz/filters/net.conv2/warm_over_cold")
     assert step == 6 * AUDITS
     assert ratio < 0.7
     assert [page["warm"] for page in drawn(trainer, "filters/net.conv2")] == [False, True, True, True, False, True]
@@ -202,7 +202,7 @@ def test_deviations_and_the_best_picture_are_those_of_the_whole_validation(fit):
         rounded = 0.005 * abs(item["peak"]) / deviation.item()
         expected = ((item["peak"] - own.mean()) / deviation).item()
         assert item["sigmas"] == pytest.approx(expected, rel=0.02, abs=rounded + 0.02)
-    above = Events(trainer.logger.log_dir).scalar("filters/net.bn2/above_best_real")[-1][1]
+    above = Events(trainer.logger.log_dir).scalar("convviz/filters/net.bn2/above_best_real")[-1][1]
     best = maps.amax((0, 2, 3))[page["columns"]].tolist()
     assert above == pytest.approx(
         sum(item["peak"] > b for item, b in zip(page["items"], best, strict=True)) / 3, abs=1e-6
@@ -407,9 +407,7 @@ def test_chunks_bound_how_many_images_run_at_once(fit, tiny):
 def test_nothing_of_a_validation_stays_in_the_callback(fit):
     watcher = logger()
     fit([watcher])
-    heard = watcher._overheard
-    assert all(heard.seen(source, watcher._channels[name]) is None for name, source in watcher._sources.items())
-    assert heard._batch == {}
+    assert watcher._overheard.listeners == watcher._overheard._batch == {}
 
 
 def test_values_are_kept_in_half_precision_and_are_finite(fit):

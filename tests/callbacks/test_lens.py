@@ -65,7 +65,7 @@ def test_the_first_mistakes_are_pinned_and_followed(fit):
     for number, image in enumerate(events.images("gradcam/followed"), start=1):
         carried = facts(image)
         assert carried["rows"] == first
-        assert carried["columns"] == ["input", *range(number)]
+        assert carried["columns"] == [f"ep. {epoch}" for epoch in range(number)]
         assert [len(item["drawings"]) for item in carried["items"]] == [number] * 3
     module = trainer.lightning_module.eval()
     shares = module(VALIDATION.tensors[0][first]).softmax(1).detach()
@@ -88,7 +88,7 @@ def test_followed_mistakes_go_on_after_a_resume(fit, tmp_path):
     after.fit(before.lightning_module, *loaders, ckpt_path=tmp_path / "last.ckpt")
     carried = last(after, "gradcam/followed")
     assert carried["rows"] == pinned
-    assert carried["columns"] == ["input", 0, 1, 2, 3]
+    assert carried["columns"] == ["ep. 0", "ep. 1", "ep. 2", "ep. 3"]
 
 
 class Returns(Watched):
@@ -205,7 +205,8 @@ def test_one_target_is_one_column(fit, target, columns):
 
 def test_numbers_of_trust_are_logged(fit):
     events = Events(fit([gradcam()], max_epochs=3).logger.log_dir)
-    names = {tag.removeprefix("gradcam/trust/") for tag in events.scalars if tag.startswith("gradcam/trust/")}
+    prefix = "convviz/gradcam/trust/"
+    names = {tag.removeprefix(prefix) for tag in events.scalars if tag.startswith(prefix)}
     assert names >= {"deletion", "insertion", "entropy", "initial", "stability"}
     quiet = Events(fit([gradcam(trust=False)]).logger.log_dir)
     assert not [tag for tag in quiet.scalars if "trust" in tag]
@@ -289,7 +290,7 @@ def test_the_numbers_of_trust_ask_for_no_more_pictures_at_once_than_there_are_pr
 
     events = Events(fit([gradcam(num_mistakes=0)], module=Watched(Scarce())).logger.log_dir)
     assert events.steps("gradcam/probes") == [6, 12]
-    assert len(events.scalar("gradcam/trust/deletion")) == 2
+    assert len(events.scalar("convviz/gradcam/trust/deletion")) == 2
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, ValueError])
@@ -344,9 +345,10 @@ def test_a_target_that_is_no_class_is_not_captioned_as_one(fit):
 def test_a_validation_of_its_own_does_not_get_into_the_strips_of_the_training(fit, tmp_path):
     watcher = gradcam(num_mistakes=3)
     trainer = fit([watcher])
-    before = list(watcher._followed.probes.ids), len(watcher._followed._history.frames), dict(watcher._scales)
+    strips, scales = watcher._followed.history.frames, watcher._scales
+    before = list(watcher._followed.probes.ids), len(strips), scales.state()
     trainer.validate(trainer.lightning_module, DataLoader(data(20, seed=9), batch_size=8), verbose=False)
-    assert (list(watcher._followed.probes.ids), len(watcher._followed._history.frames), watcher._scales) == before
+    assert (list(watcher._followed.probes.ids), len(strips), scales.state()) == before
 
 
 def test_free_places_are_filled_by_mistakes_that_are_not_followed_yet():

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as L
+import torch
 from fits import Events, facts, three
 from PIL import Image
 from pytorch_lightning.loggers import CometLogger, CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_convviz import ActivationLogger, GradCAMLogger, sinks
+from lightning_convviz.render import Animation, Chart, Panel, Sheet, encode, rgb
 
 TAGS = {"activations", "filters", "gradcam"}
 KINDS = TAGS | {"kernels", "mistakes", "followed", "confusions"}
@@ -24,6 +27,44 @@ def _opened(file):
 
 def epochs(images):
     return [facts(image)["epoch"] for image in images]
+
+
+ALARM = "**Dead channels** in `conv1` — Größe 猫"
+
+
+def more(step):
+    """A drawing of what few callbacks have: a chart, an animation and a text."""
+    frames = []
+    for color in (0.2, 0.8):
+        sheet = Sheet(0)
+        frames.append(sheet.picture(main=sheet.tiles(rgb(torch.full((1, 3, 8, 8), color)), columns=1),
+                                    colormap=None, legend="", about={}))  # fmt: skip
+    chart = Chart("Depth", [], ["conv1"], ["epoch 0"], [Panel("share", [[0.5]])], {"kind": "depth"}, "How to read.")
+    pictures = {"health/depth": chart, "evolution/conv1": Animation(frames, {"kind": "evolution"}, "A film.")}
+    drawing = sinks.Drawing("health", 2, step, pictures, texts={"health/alarm": f"{ALARM}, step {step}"})
+    return sinks.Files(drawing, {tag: encode(picture) for tag, picture in pictures.items()})
+
+
+def _texts(folder, tag):
+    read = EventAccumulator(str(folder))
+    read.Reload()
+    assert read.SummaryMetadata(f"{tag}/text_summary").plugin_data.plugin_name == "text"
+    return read.Tensors(f"{tag}/text_summary")
+
+
+def test_tensorboard_shows_animations_and_texts(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name=None)
+    for step in (6, 12):
+        sinks.write(logger, more(step))
+    logger.experiment.close()
+    events = Events(logger.log_dir)
+    assert events.tags == {"health/depth", "evolution/conv1"}
+    films = events.images("evolution/conv1")
+    assert [(film.format, film.n_frames) for film in films] == [("GIF", 2)] * 2
+    assert facts(events.images("health/depth")[1])["panels"] == {"share": [[0.5]]}
+    texts = [(text.step, text.tensor_proto.string_val[0].decode()) for text in _texts(logger.log_dir, "health/alarm")]
+    assert texts == [(6, f"{ALARM}, step 6"), (12, f"{ALARM}, step 12")]
+    assert events.epochs("health")[0]["tags"] == ["health/depth", "evolution/conv1"]
 
 
 def test_tensorboard_in_a_remote_folder(fit):
@@ -48,6 +89,25 @@ def test_wandb_offline(fit, tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_wandb_keeps_animations_and_texts(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    logger = WandbLogger(save_dir=tmp_path, offline=True, project="convviz")
+    for step in (6, 12):
+        sinks.write(logger, more(step))
+    wandb.finish()
+    media = tmp_path / "wandb"
+    (depth, _) = sorted(media.rglob("media/images/**/*.png"))
+    assert facts(_opened(depth))["kind"] == "depth"
+    films = list(map(_opened, media.rglob("media/videos/**/*.gif")))
+    assert [(film.n_frames, json.loads(film.info["comment"])["kind"]) for film in films] == [(2, "evolution")] * 2
+    tables = [json.loads(file.read_text()) for file in media.rglob("*.table.json")]
+    assert sorted(table["data"][0] for table in tables) == [
+        [2, 6, f"{ALARM}, step 6"], [2, 12, f"{ALARM}, step 12"],
+    ]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_mlflow_in_a_local_store(fit, tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ARTIFACT_URI", str(tmp_path / "artifacts"))
@@ -60,6 +120,21 @@ def test_mlflow_in_a_local_store(fit, tmp_path, monkeypatch):
     assert all(_opened(file).width >= 300 for file in files)
     history = mlflow.MlflowClient(logger._tracking_uri).get_metric_history(logger.run_id, "convviz/seconds/gradcam")
     assert [metric.step for metric in history] == [6, 12]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_keeps_animations_and_texts(tmp_path):
+    pytest.importorskip("mlflow")
+    place = tmp_path / "artifacts"
+    logger = MLFlowLogger(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_location=str(place))
+    for step in (6, 12):
+        sinks.write(logger, more(step))
+    (root,) = place.glob("*/artifacts")
+    films = [_opened(root / f"evolution/conv1/step_{step:08d}.gif") for step in (6, 12)]
+    assert [film.n_frames for film in films] == [2, 2]
+    texts = [(root / f"health/alarm/step_{step:08d}.md").read_text("utf-8") for step in (6, 12)]
+    assert texts == [f"{ALARM}, step {step}" for step in (6, 12)]
+    assert len([file for file in root.glob("images/*.png") if file.name.startswith("health~depth")]) == 2
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -82,6 +157,28 @@ def test_comet_offline(fit, tmp_path):
     uploads = [each["payload"]["additional_params"] for each in messages if each["type"] == "file_upload"]
     uploads = [each for each in uploads if each.get("figName") == "gradcam/probes"]
     assert sorted(int(each["step"]) for each in uploads) == [6, 12]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_comet_keeps_animations_and_texts(tmp_path):
+    comet_ml = pytest.importorskip("comet_ml")
+    logger = CometLogger(online=False, project="convviz")
+    logger._experiment = comet_ml.OfflineExperiment(
+        offline_directory=str(tmp_path), log_code=False, log_env_details=False
+    )
+    for step in (6, 12):
+        sinks.write(logger, more(step))
+    logger.experiment.end()
+    (archive,) = tmp_path.glob("*.zip")
+    with zipfile.ZipFile(archive) as packed:
+        messages = packed.read("messages.json").decode().splitlines()
+        contents = [packed.read(name) for name in packed.namelist()]
+    films = [Image.open(io.BytesIO(each)) for each in contents if each.startswith(b"GIF8")]
+    assert [film.n_frames for film in films] == [2, 2]
+    texts = [content.decode() for content in contents if content.startswith(ALARM.encode())]
+    assert sorted(texts) == sorted(f"{ALARM}, step {step}" for step in (6, 12))
+    about = [each["metadata"] for each in map(json.loads, messages) if "text-sample" in str(each)]
+    assert about == [{"epoch": 2, "tag": "health/alarm"}] * 2
 
 
 def test_a_logger_without_pictures_gets_them_in_its_folder(fit, tmp_path, caplog):

@@ -27,7 +27,11 @@ def test_every_validation_leaves_one_picture_of_each_tag(fit):
     assert events.tags == TAGS
     assert all(events.steps(tag) == [6, 12, 18] for tag in TAGS)
     assert events.epochs("filters")[0] == {
-        "v": 1, "epoch": 0, "step": 6, "tags": ["filters/net.conv1", "filters/net.conv2", "filters/kernels"],
+        "v": 1, "epoch": 0, "step": 6,
+        "tags": [
+            "filters/net.conv1", "evolution/filters/net.conv1", "filters/net.conv2", "evolution/filters/net.conv2",
+            "filters/kernels",
+        ],
     }  # fmt: skip
     assert [entry["epoch"] for entry in events.epochs("gradcam")] == [0, 1, 2]
 
@@ -93,11 +97,13 @@ def test_a_one_hot_activation_lights_its_pixel_in_its_tile_and_no_other(fit):
     for channel in range(4):
         shown = np.asarray(tile(drawn, carried["tiles"], channel).convert("RGB"))
         zoom = carried["tiles"]["w"] // 16
-        expected = np.zeros((12, 16), dtype=int)
+        expected = colors[np.zeros((12, 16), dtype=int)]
         if channel == 2:
-            expected[3, 5] = len(colors) - 1
-        assert (shown[::zoom, ::zoom] == colors[expected]).all()
-        assert (shown == colors[expected].repeat(zoom, 0).repeat(zoom, 1)).all()
+            expected[3, 5] = colors[-1]
+        else:  # never above 0 on any validation picture: hatched
+            expected[(np.arange(12)[:, None] + np.arange(16)) % 6 == 0] = shown[0, 0]
+            assert tuple(shown[0, 0]) not in {tuple(color) for color in colors}
+        assert (shown == expected.repeat(zoom, 0).repeat(zoom, 1)).all()
 
 
 def test_the_maps_in_a_picture_are_those_of_the_network_at_that_moment(fit):

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SIDE = 224  # pixels: of larger images a smaller copy is kept
+Batch = tuple[Float[Tensor, "n k 5"], tuple[int, int]]
 FIGURES = ("peak", "place", "mean", "variance", "low")
 
 
@@ -79,7 +80,7 @@ class Responses:
     Example:
         >>> responses = Responses([0])
         >>> maps = torch.tensor([[[[0.0, 2.0]]], [[[1.0, 5.0]]]])
-        >>> responses.add(responses.reduce(maps), torch.zeros(2, 3, 4, 4), (1, 2))
+        >>> responses.add(responses.reduce(maps), torch.zeros(2, 3, 4, 4))
         >>> seen = responses.seen()
         >>> seen.mean, seen.deviation, seen.peak, seen.places
         (tensor([2.]), tensor([1.8708]), tensor([5.]), tensor([[0.5000, 0.7500]]))
@@ -95,28 +96,29 @@ class Responses:
         self._count = 0
         self._state: dict[str, Tensor] | None = None
 
-    def reduce(self, output: Float[Tensor, "n c y x"]) -> Float[Tensor, "n k 5"]:
-        """What to take of a batch's output, of these channels."""
+    def reduce(self, output: Float[Tensor, "n c y x"]) -> Batch:
+        """What to take of a batch's output, of these channels: `reduced`, and the size of the maps."""
         self._index = self._index.to(output.device)  # once
-        return reduced(output, self._index)
+        return reduced(output, self._index), (output.shape[2], output.shape[3])
 
-    def add(self, figures: Float[Tensor, "n k 5"], images: Float[Tensor, "n c h w"], size: tuple[int, int]) -> None:
-        """Take a batch: what `reduced` made of a layer's output, its images, and the size of the maps.
+    def add(self, batch: Batch, images: Float[Tensor, "n c h w"]) -> None:
+        """Take a batch: what `reduce` made of a layer's output, and its images.
 
         Images of another shape than the first ones are kept at the first ones' size.
         """
         with torch.inference_mode(False), torch.no_grad():
+            figures, size = batch
             peak, place, mean, variance, low = (figures[..., index].clone() for index in range(len(FIGURES)))
             spread, middle = torch.var_mean(mean, 0, correction=0)
             best, row = peak.max(0)
             where = place.gather(0, row[None])[0]
             places = torch.stack([(where // size[1] + 0.5) / size[0], (where % size[1] + 0.5) / size[1]], 1)
-            batch = {
+            state = {
                 "mean": middle, "power": variance.mean(0) + spread, "low": low.amin(0), "peak": best, "places": places,
                 "images": _small(images.detach()[row.to(images.device)]).to(best.device, copy=True),
             }  # fmt: skip
             count, self._count = self._count, self._count + len(images)
-            self._state = batch if self._state is None else _merged(self._state, batch, count, len(images))
+            self._state = state if self._state is None else _merged(self._state, state, count, len(images))
 
     def seen(self) -> Seen | None:
         """The figures so far; None where nothing has passed."""
