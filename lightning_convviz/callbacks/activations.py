@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_convviz import layers as layers_
-from lightning_convviz.callbacks import channels, health
-from lightning_convviz.callbacks.arguments import Forward, at_least, check_channels, check_layers
+from lightning_convviz.callbacks import channels, closer, health
+from lightning_convviz.callbacks.arguments import Forward, check_channels, check_layers
 from lightning_convviz.callbacks.base import Watcher
 from lightning_convviz.callbacks.evolution import Evolution
 from lightning_convviz.callbacks.scales import Scales
@@ -42,6 +42,9 @@ class ActivationLogger(Watcher):
             channel by its own largest value, which shows shapes and no magnitude.
         statistics: observe the whole validation: figures, their chart, dead channels, alarms.
         evolution: draw film strips and, at the end, animations.
+        strongest: of each probe this many channels that answer most to it, `activations/<layer>/strongest`; 0: none.
+        exciting: of this many channels of each layer, evenly spread, or of those with these numbers, the three
+            pictures of the validation that excite each most, `activations/<layer>/exciting`; 0: none.
         probes: the images to watch: Probes, a tensor of model inputs, (images, labels), (data set, indices) or the
             path of a folder. By default some of the first validation batches, with as many classes as possible.
         num_probes: how many of them to take.
@@ -80,6 +83,8 @@ class ActivationLogger(Watcher):
         scale: Literal["layer", "channel"] = "layer",
         statistics: bool = True,
         evolution: bool = True,
+        strongest: int = 0,
+        exciting: int | Sequence[int] = 0,
         probes: ProbesLike = None,
         num_probes: int = 8,
         dataloader_idx: int = 0,
@@ -92,11 +97,14 @@ class ActivationLogger(Watcher):
         initial: bool = True,
     ) -> None:
         check_layers(layers)
-        at_least("max_channels", max_channels, 1)
-        check_channels(cmap=cmap, scale=scale, statistics=statistics, evolution=evolution)
+        check_channels(
+            max_channels=max_channels, cmap=cmap, scale=scale, statistics=statistics, evolution=evolution,
+            strongest=strongest, exciting=exciting,
+        )  # fmt: skip
         self.layers = layers
         self.max_channels = max_channels
         self.cmap, self.scale, self.statistics, self.evolution = cmap, scale, statistics, evolution
+        self.strongest, self.exciting = strongest, exciting
         super().__init__(
             probes=probes, num_probes=num_probes, dataloader_idx=dataloader_idx, every_n_epochs=every_n_epochs,
             forward=forward, name=name, save_dir=save_dir, save_images=save_images, on_error=on_error, initial=initial,
@@ -109,7 +117,8 @@ class ActivationLogger(Watcher):
         self._scales = Scales()
         self._evolution = Evolution()
         self._health = health.Health()
-        self.shares = self.statistics
+        self._closer = closer.Closer(self.strongest, self.exciting)
+        self.shares = self.statistics or self._closer.listens
 
     @override
     def check(self, model: nn.Module) -> None:
@@ -119,8 +128,11 @@ class ActivationLogger(Watcher):
     @override
     def resolve(self, model: nn.Module, scene: Scene) -> None:
         runs = scene.runs
-        if self._sources and {*self._sources, *self._sources.values()} <= runs.keys():
-            return
+        if not self._sources or not {*self._sources, *self._sources.values()} <= runs.keys():
+            self._find(model, runs)
+        self._closer.check({name: runs[source].shape[1] for name, source in self._sources.items()})
+
+    def _find(self, model: nn.Module, runs: Mapping[str, layers_.Run]) -> None:
         if self.layers == "auto":
             names = layers_.convolutions(runs, count=LAYERS)
             self._sources = {name: layers_.settled(runs, name) for name in names}
@@ -138,28 +150,32 @@ class ActivationLogger(Watcher):
     @override
     def opened(self) -> None:
         self._health.begin(list(self._sources.values()) if self.statistics else (), self.turn.session.ranks.world)
+        self._closer.begin(self._sources.values())
 
     @override
     def observers(self) -> Mapping[str, Callable[[Tensor], None]]:
-        return self._health.observers()
+        return self._closer.beside(self._health.observers())
 
     @override
     def passed(self, images: Tensor | None) -> None:
         self._health.passed(images)
+        self._closer.passed(images)
 
     # -- the drawing -------------------------------------------------------------------------------------------------
 
     @override
-    def compute(self, view: View, mine: slice) -> health.Heard:
-        return self._health.heard()
+    def compute(self, view: View, mine: slice) -> closer.Part:
+        return closer.Part(self._health.heard(), self._closer.ranked())
 
     @override
     def draw(self, view: View, parts: list[Any]) -> dict[str, Drawable]:
         pictures: dict[str, Drawable] = {}
-        items = self._health.read(view, self._sources, parts) if self.statistics else []
+        items = self._health.read(view, self._sources, [part.heard for part in parts]) if self.statistics else []
         for name in self._sources:
             page = self._page(view, name)
             pictures[f"{self.name}/{name}"] = page.picture()
+            found = self._closer.pictures(page, [part.ranked.get(page.source) for part in parts])
+            pictures |= {f"{self.name}/{name}/{kind}": picture for kind, picture in found.items()}
             if self.evolution and view.moment.training:
                 self._follow(page, pictures)
         if items and self.evolution and view.moment.training:

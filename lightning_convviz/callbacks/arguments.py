@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 # Functions first: a command line tries the types of a union in their order, and everything is a string.
 Forward = Callable[..., Any] | str | None
 
+MOST_STRONGEST = 12  # channels in a row
+MOST_EXCITING = 48  # channels in a picture
+
 
 def check_common(
     *,
@@ -78,13 +81,16 @@ def check_layers(layers: Any) -> None:
         raise ValueError("`layers` is empty. Name a layer, or leave it 'auto'.")
 
 
-def check_channels(*, cmap: Any, scale: Any, statistics: Any, evolution: Any) -> None:
+def check_channels(
+    *, max_channels: Any, cmap: Any, scale: Any, statistics: Any, evolution: Any, strongest: Any, exciting: Any
+) -> None:
     """Check what only ActivationLogger takes.
 
     Raises:
         TypeError: for a wrong type.
-        ValueError: for an unknown name.
+        ValueError: for an unknown name or a value out of range.
     """
+    at_least("max_channels", max_channels, 1)
     if not isinstance(cmap, str):
         raise TypeError(f"`cmap` is {cmap!r}. It must be the name of a matplotlib colormap.")
     try:
@@ -94,6 +100,15 @@ def check_channels(*, cmap: Any, scale: Any, statistics: Any, evolution: Any) ->
     if scale not in ("layer", "channel"):
         raise ValueError(f"`scale` is {scale!r}. It can be 'layer' or 'channel'.")
     check_switches(statistics=statistics, evolution=evolution)
+    at_least("strongest", strongest, 0)
+    if strongest > MOST_STRONGEST:
+        raise ValueError(f"`strongest` is {strongest}. A row has room for {MOST_STRONGEST} channels.")
+    if isinstance(exciting, list | tuple | range):
+        _check_numbers("exciting", exciting)
+    else:
+        at_least("exciting", exciting, 0, alternative=", or a list of channels")
+    if (count := exciting if isinstance(exciting, int) else len(exciting)) > MOST_EXCITING:
+        raise ValueError(f"`exciting` asks for {count} channels. A picture has room for {MOST_EXCITING}.")
 
 
 def check_switches(**given: Any) -> None:

@@ -115,7 +115,7 @@ class Page:
                     codes[row, place] = hatched_codes(codes[row, place], STROKE)
         note = f"input: probe {_called(self.view.probes, 0)}"
         return Strip(
-            title=f"{self._title} over time", lines=[self.view.moment.caption, note, *filter(None, [self.stamp])],
+            title=f"{self._title} over time", lines=[self.view.moment.caption, note],
             rows=[f"channel {channel}" for channel in channels], ids=channels, columns=history.titles(), tiles=codes,
             scale=self._bar, colormap=self.cmap, budget=STRIP, places=KEPT,
             legend=OVER_TIME.format(row="of the channels that were strongest in the first drawing"),

@@ -205,7 +205,8 @@ class Page:
     def _stamps(self) -> list[str]:
         """Which scales were changed, and when last."""
         named = {name: self._scales.stamp(name) for name in ("evidence", "difference", "finer")}
-        return [f"scale of {name} {stamp}" for name, stamp in named.items() if stamp]
+        said = "; ".join(f"{name} {stamp}" for name, stamp in named.items() if stamp)
+        return [f"scales: {said}"] if said else []
 
     def _about(self, kind: str) -> dict[str, Any]:
         moment = self.view.moment

@@ -26,12 +26,13 @@ class Scales:
     def hold(self, name: str, high: float, when: Moment) -> float:
         """The end of a scale, which stays as it is until the values' own, `high`, leaves it by a factor of two.
 
-        What is drawn of a network that is not being trained changes nothing for the drawings of the training.
+        What is drawn of the initial network, or of one that is not being trained, changes nothing for the drawings of
+        the training.
         """
         kept, end = self._ends.get(name), float(f"{high:.2g}")
         if not high > 0 or (kept is not None and kept / 2 <= high <= kept * 2):
             return 1.0 if kept is None else kept
-        if when.training:
+        if when.training and not when.initial:
             if kept is not None:
                 self._changed[name] = f"changed in {when.short}: before, {kept:.2g}"
             self._ends[name] = end

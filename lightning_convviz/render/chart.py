@@ -45,7 +45,8 @@ class Chart:
         budget: how many bytes its file should take at most.
 
     Raises:
-        ValueError: where a panel has not a line for each drawing and a value for each layer, or two have one title.
+        ValueError: without a layer, a drawing or a panel; where a panel has not a line for each drawing and a value for
+            each layer, or two have one title.
     """
 
     title: str
@@ -58,6 +59,9 @@ class Chart:
     budget: int = BUDGET
 
     def __post_init__(self) -> None:
+        for name in ("layers", "drawings", "panels"):
+            if not getattr(self, name):
+                raise ValueError(f"`{name}` is empty. Give a chart one at least.")
         expected = [len(self.layers)] * len(self.drawings)
         for panel in self.panels:
             if [len(line) for line in panel.lines] != expected:

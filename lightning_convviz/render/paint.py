@@ -41,13 +41,13 @@ def encode_picture(picture: Picture, *, budget: int | None = None) -> Encoded:
     """The picture as a PNG that carries its data in a text chunk `convviz`.
 
     Maps are written with a palette: every value code can be read back. A photographic picture that comes out over
-    `budget` bytes (by default the picture's own) becomes a JPEG of quality 90, or as low as 45 to keep
+    `budget` bytes (by default the picture's own) becomes a JPEG of quality 90, or as low as 35 to keep
     the budget, with the data in its comment.
     """
     budget = picture.budget if budget is None else budget
     image = paint(picture)
     facts = picture.json().encode()
-    jpegs = [_jpeg(quality, facts) for quality in (90, 75, 60, 45)] if image.mode == "RGB" else []
+    jpegs = [_jpeg(quality, facts) for quality in (90, 75, 60, 45, 35)] if image.mode == "RGB" else []
     if len(facts) > JPEG_COMMENT:
         jpegs = []
     # A large photograph's PNG takes ten times a JPEG's time, only to be thrown away.

@@ -179,12 +179,8 @@ def _lines(page: Page, panel: Panel, axis: Axis, box: Box, strokes: Sequence[Str
         page.line(xs, heights, **stroke.options(marked=len(line) <= NAMED))
         gaps = [math.nan, *heights, math.nan]
         alone = [index for index in range(len(line)) if math.isnan(gaps[index]) and math.isnan(gaps[index + 2])]
-        marks: dict[str, Any] = {
-            "color": stroke.color,
-            "width": 0,
-            "marker": "o",
-            "markersize": 13 if stroke.current else 10,
-        }
+        size = 13 if stroke.current else 10
+        marks: dict[str, Any] = {"color": stroke.color, "width": 0, "marker": "o", "markersize": size}
         page.line([xs[index] for index in alone], [heights[index] for index in alone], **marks)
         wild = [x for x, value in zip(xs, line, strict=True) if _wild(value)]
         page.line(wild, [box.y] * len(wild), **(marks | {"marker": "^", "markersize": 12}))

@@ -67,8 +67,10 @@ class Strip:
         step = max(w + GAP, (CARD - 2 * MARGIN) // columns)
         while self.below and step < Sheet(2 * MARGIN + columns * step).width_of(WORD) + GAP:
             step += 1  # captions below tiles grow with the page
-        sheet = self._headed(2 * MARGIN + (self.places + beside) * step)
-        for place, text in enumerate(["input"] * beside + list(self.columns)):
+        sheet = self._headed(2 * MARGIN + columns * step)
+        unit = "steps" if self.columns[-1].startswith("s. ") else "epochs"
+        sheet.write(f"{unit}, oldest first; init.: before training")
+        for place, text in enumerate(["input"] * beside + [short(name) for name in self.columns]):
             sheet.label(text, MARGIN + place * step, sheet.y, width=step - GAP)
         sheet.y += sheet.line
         top, room = sheet.y, {"above": sheet.line + 2, "below": (sheet.line + 2) * bool(self.below)}
@@ -132,6 +134,18 @@ class Strip:
     def _finished(self, sheet: Sheet, grid: Block, columns: Sequence[str]) -> Picture:
         facts = {**self.about, "rows": list(self.ids or self.rows), "columns": list(columns)}
         return sheet.picture(main=grid, colormap=self.colormap, legend=self.legend, about=facts, budget=self.budget)
+
+
+def short(name: str) -> str:
+    """The head of a column: what a drawing is called, without its unit.
+
+    >>> short("initial"), short("ep. 29"), short("s. 125000")
+    ('init.', '29', '125k')
+    """
+    if name == "initial":
+        return "init."
+    number = name.split(" ")[-1]
+    return f"{int(number) / 1000:.3g}k" if number.isdigit() and int(number) >= 10_000 else number
 
 
 def hatched_codes(codes: UInt8[Tensor, "*n h w"], ink: int) -> UInt8[Tensor, "*n h w"]:
