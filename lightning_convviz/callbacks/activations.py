@@ -225,6 +225,14 @@ class ActivationLogger(Watcher):
     def strips(self) -> Mapping[str, Strip]:
         return self._evolution.strips
 
+    @override
+    def chosen(self) -> dict[str, Any]:
+        return dict(self._sources)
+
+    @override
+    def choose(self, chosen: Mapping[str, Any]) -> None:
+        self._sources = dict(chosen)
+
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     @override

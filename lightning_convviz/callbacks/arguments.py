@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Forward = Callable[..., Any] | str | None
 
 MOST_STRONGEST = 12  # channels in a row
-MOST_EXCITING = 48  # channels in a picture
+MOST_EXCITING = 24  # channels in a picture
 
 
 def check_common(

@@ -121,6 +121,13 @@ class Watcher(_lightning.Callback):
         """The film strips of the last drawing, by name: at the end of the fit they become animations."""
         return {}
 
+    def chosen(self) -> dict[str, Any]:
+        """What the dry run chose, as plain values, for ranks that had none."""
+        return {}
+
+    def choose(self, chosen: Mapping[str, Any]) -> None:
+        """Take what rank 0 chose in its dry run."""
+
     def kept(self) -> dict[str, Any]:
         """What a resumed run goes on with: tensors, strings, numbers, lists and dicts."""
         return {}

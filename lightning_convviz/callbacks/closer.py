@@ -16,16 +16,19 @@ from lightning_convviz.callbacks.health import Heard
 from lightning_convviz.callbacks.overheard import Overheard
 from lightning_convviz.layers import spread
 from lightning_convviz.render import Picture, Sheet, encode_values, rgb
+from lightning_convviz.render.color import LEVELS
 from lightning_convviz.render.sheet import CARD, GAP, INK, MARGIN, UNKNOWN, Block, numbers, zoom_for
 from lightning_convviz.statistics import best
 
 BUDGET = 60_000  # bytes of a file
 PIXELS = 40_000  # of maps in a picture: as palette PNG about 35 kB
 THUMBNAIL = 64  # pixels: the longer side of a picture
-PHOTOS = 300_000  # pixels of pictures on a page: more are drawn smaller
+PHOTOS = 100_000  # pixels of pictures on a page: more are drawn smaller
 MARK = 0.25  # the side of the frame, as a share of the picture's
 YELLOW, BLACK, BLANK = (255, 220, 0), (0, 0, 0), 240
 BETWEEN = 10  # pixels between a channel and the next
+
+STEP = 5  # levels of the scale from color to color, of `LEVELS - 1`: files are a quarter smaller, and look the same
 
 STRONGEST = """**Strongest channels**: a row for each probe: the picture, then the channels of the layer with the
 largest values anywhere in it, strongest first. Below each map the channel's number and its largest value; all maps are
@@ -171,9 +174,9 @@ def _codes(page: Page, channels: Int[Tensor, "n k"]) -> tuple[UInt8[Tensor, "n k
         pool += 1
     maps = F.avg_pool2d(maps, pool) if pool > 1 else maps
     if isinstance(page.top, Tensor):
-        high = page.top.to(maps.device)[channels][..., None, None].clamp(min=1e-12)
-        return encode_values(maps / high, 0.0, 1.0), pool
-    return encode_values(maps, 0.0, page.top), pool
+        maps = maps / page.top.to(maps.device)[channels][..., None, None].clamp(min=1e-12)
+    codes = encode_values(maps, 0.0, 1.0 if isinstance(page.top, Tensor) else page.top)
+    return torch.where(codes < LEVELS, (codes + STEP // 2) // STEP * STEP, codes), pool
 
 
 def _bar(sheet: Sheet, page: Page) -> None:
@@ -199,7 +202,7 @@ def exciting(page: Page, ranked: best.Ranked) -> Picture:
     k, m = ranked.peaks.shape
     tiles = _cells(page, ranked)
     w = tiles.shape[2]
-    columns = 1 if k == 1 else 2
+    columns = min(k, max(1, round(CARD / (w + BETWEEN))))
     sheet = Sheet(2 * MARGIN + columns * (w + BETWEEN) - BETWEEN)
     sheet.write(f"Most exciting pictures for {_name(page)}", bold=True)
     sheet.write(page.view.moment.caption)
@@ -216,7 +219,7 @@ def exciting(page: Page, ranked: best.Ranked) -> Picture:
     for index, (channel, item) in enumerate(zip(ranked.channels, items, strict=True)):
         x, y = grid.corner(index)
         alive = item["peaks"][0] is not None and item["peaks"][0] > 0
-        name = f"channel {channel}" + ("" if alive else ": never above 0")
+        name = f"channel {channel}" + ("" if alive else ", never above 0")
         sheet.label(name, x, y - sheet.line, bold=alive, width=w, color=INK if alive else UNKNOWN)
         for place, peak in enumerate(item["peaks"]):
             silent = peak is not None and peak <= 0

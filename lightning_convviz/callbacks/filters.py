@@ -260,6 +260,14 @@ class FilterPatternLogger(Watcher):
     def strips(self) -> Mapping[str, Strip]:
         return self._evolution.strips
 
+    @override
+    def chosen(self) -> dict[str, Any]:
+        return self._selection.state()
+
+    @override
+    def choose(self, chosen: Mapping[str, Any]) -> None:
+        self._selection.restore(chosen)
+
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     @override

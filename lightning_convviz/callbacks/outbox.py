@@ -35,24 +35,28 @@ class Outbox:
         """Take a drawing, for the loggers and for a folder of the callback's own."""
         self._pending.append((drawing, folder))
 
-    def flush(self, trainer: _lightning.Trainer) -> None:
-        """Hand what was drawn to the writer, and tell what it could not write."""
+    def flush(self, trainer: _lightning.Trainer, *, patient: bool = False) -> None:
+        """Hand what was drawn to the writer, and tell what it could not write.
+
+        Where the run is `patient`, at its end, nothing that waits is dropped for what is new.
+        """
         if self._pending:
             places = sinks.places(trainer.loggers)
-            self.writer.submit([(drawing, sinks.with_folder(places, own)) for drawing, own in self._pending])
+            handed = [(drawing, sinks.with_folder(places, own)) for drawing, own in self._pending]
+            self.writer.submit(handed, patient=patient)
             self._pending = []
         for complaint in self.writer.complaints():
             self.once.tell(f"lightning_convviz could not write everything: {complaint}.")
 
     def finish(self, trainer: _lightning.Trainer) -> None:
         """At the end of the run, also a broken one: write everything."""
-        self.flush(trainer)
+        self.flush(trainer, patient=True)
         if not self._given_up and not self.writer.drain():
             self._given_up = True  # each callback comes by here; one wait is enough
             _lightning.rank_zero_warn(
                 f"lightning_convviz: the last pictures were not written within {sinks.writer.PATIENCE:.0f} s "
                 "and may be lost."
             )
-        self.flush(trainer)
+        self.flush(trainer, patient=True)
         for count, complaint in self.writer.untold():
             _lightning.rank_zero_info(f"lightning_convviz: {count} more drawings were not written ({complaint}).")

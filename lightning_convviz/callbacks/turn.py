@@ -131,7 +131,9 @@ class Turn:
         An error on one rank alone would leave the others waiting in their next collective.
         """
         own, self._misfit, self._agreed = self._misfit, None, True
-        told = self.session.ranks.broadcast(trainer, None if own is None else str(own))
+        told, chosen = self.session.ranks.broadcast(trainer, (None if own is None else str(own), self.watcher.chosen()))
+        if not self.session.ranks.leads:  # which ran no drawing, and is to observe the same layers
+            self.watcher.choose(chosen)
         if told is not None:
             raise own or ValueError(told)
 

@@ -29,10 +29,13 @@ class Writer:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def submit(self, handed: Handed) -> None:
-        """Hand over the drawings of one moment, each with the places where it goes; returns at once."""
+    def submit(self, handed: Handed, *, patient: bool = False) -> None:
+        """Hand over the drawings of one moment, each with the places where it goes; returns at once.
+
+        Where too many wait, the oldest are dropped, but not for `patient` ones.
+        """
         with self._lock:
-            if len(self._waiting) >= WAITING:
+            if len(self._waiting) >= WAITING and not patient:
                 self._lost[SLOW] += len(self._waiting.popleft())
             self._waiting.append(handed)
             self._start()

@@ -17,9 +17,10 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from lightning_convviz import FilterPatternLogger, GradCAMLogger, ascent
+from lightning_convviz import ActivationLogger, FilterPatternLogger, GradCAMLogger, ascent, layers
 from lightning_convviz.callbacks.climbing import SHRINK
 from lightning_convviz.callbacks.following import gathered
+from lightning_convviz.isolation import isolated
 
 
 def digest(module: Any, trainer: Any) -> str:
@@ -90,6 +91,13 @@ class Sharded(Watched):
             fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
 
 
+class Still(Watched):
+    """The same network in every validation."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
 class Data(L.LightningDataModule):
     """A validation set that is empty on rank 1."""
 
@@ -107,6 +115,8 @@ class Data(L.LightningDataModule):
 def watchers(case: str, folder: str) -> list[Any]:
     if case == "misfit":
         return [GradCAMLogger(probes=(torch.zeros(2, 3, 12, 16), [0, 7]))]
+    if case == "figures":
+        return [ActivationLogger("net.relu2", on_error="raise")]
     if case == "broken":
         return [Breaks(folder), GradCAMLogger(on_error="raise")]
     first, second, third = three()
@@ -144,6 +154,15 @@ def fit(folder: str, case: str, accelerator: str, watchers: list[Any]) -> None:
         callbacks=[*watchers, Prints()], enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
         use_distributed_sampler=case not in ("uneven", "empty"),
     )  # fmt: skip
+    if case == "figures":
+        for part in (module := Still(TinyNet())).modules():
+            part.momentum = 0.0  # of the running statistics
+        trainer.fit(module, DataLoader(data(), 8), DataLoader(data(40, seed=1), 4))
+        if trainer.is_global_zero:
+            with isolated(module), torch.no_grad(), layers.record(module, ["net.relu2"]) as outputs:
+                module(data(40, seed=1).tensors[0])
+            torch.save((outputs["net.relu2"].clone(), data(40, seed=1).tensors[0]), Path(folder, "maps.pt"))
+        return
     module = (Sharded if case == "sharded" else Watched)(TinyNet())
     val = DataLoader(Uneven((20, 9)) if case == "uneven" else data(20, seed=1), 4)
     try:

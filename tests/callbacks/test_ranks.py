@@ -16,6 +16,7 @@ from fits import Events, facts
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
 from lightning_convviz import GradCAMLogger, _lightning
+from lightning_convviz import statistics as layer_statistics
 
 PROGRAM = Path(__file__).with_name("ranks.py")
 slow = pytest.mark.slow
@@ -70,6 +71,7 @@ def test_training_ends_as_without_the_callbacks_and_the_pictures_are_there(case,
     if case != "sharded":
         carried = [facts(image) for image in events.images("gradcam/mistakes")]
         assert [page["validated"] for page in carried] == [20, 20, 20]
+        assert [facts(image)["count"] for image in events.images("statistics/activations")] == [20, 20, 20]
         for page in carried:  # of both ranks, which have every other image
             assert {row % 2 for row in page["rows"]} == {0, 1}
             assert len(set(page["rows"])) == len(page["rows"]) == 8
@@ -78,6 +80,22 @@ def test_training_ends_as_without_the_callbacks_and_the_pictures_are_there(case,
         for row in rows:  # law 4: in float32 by objective and by correlation
             assert statistics.median(correlation for correlation, _, _ in row["found"]) > 0.9
             assert all(abs(part - alone) <= 0.1 * abs(alone) + 1e-3 for _, part, alone in row["found"])
+
+
+@slow
+def test_figures_of_two_ranks_are_those_of_one_big_batch(tmp_path):
+    """A network that stays the same, and a validation that divides evenly."""
+    run(tmp_path, "figures")
+    maps, images = torch.load(tmp_path / "maps.pt", weights_only=True)
+    tally = layer_statistics.Tally()
+    tally.add(tally.reduce(maps), images)
+    expected = layer_statistics.figures(tally.sums())
+    events = Events(tmp_path / "watched")
+    for figure, value in expected.scalars().items():
+        told = events.scalar(f"convviz/activations/{figure}/net.relu2")
+        assert [step for step, _ in told] == [3, 6, 9]
+        assert all(each == pytest.approx(value, rel=1e-4, abs=1e-6) for _, each in told)
+    assert [value for _, value in events.scalar("convviz/activations/cka/net.relu2")] == pytest.approx([1, 1])
 
 
 def test_a_misfit_ends_the_run_on_both_ranks(tmp_path):
