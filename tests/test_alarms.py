@@ -38,7 +38,7 @@ CASES = {
     "dead": ({}, {"dead": 0.25}, {"dead": 0.24}),
     "exploding": ({"high": 1.5}, {"high": 1500.0}, {"high": 23.0}),
     "collapsing": ({}, {"effective_rank": 1.2}, {"effective_rank": 1.3}),
-    "never started": ({}, {"change": 0.0}, {"change": 2e-5}),
+    "never started": ({}, {"change": 8e-6}, {"change": 2e-5}),
 }
 
 
@@ -65,7 +65,8 @@ def test_since_is_the_epoch_in_which_it_began():
     (alarm,) = found
     assert (alarm.since, alarm.figure) == (3, 0.28)
     assert alarm.text == "mid: 18 of 64 channels (28%) were above 0 for no picture, since epoch 3."
-    assert alarm.advice and alarms.active() == found
+    assert len(alarm.advice) > 40
+    assert alarms.active() == found
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_growth_counts_from_one_and_between_drawings_in_training():
     )  # BatchNorm
     assert course({"high": 2.0}, {"high": 8.0}, {"high": 32.0}, {"high": 128.0})[3] == [("exploding", "mid")]
     assert course({"initial": True, "high": 1.0}, {"high": 2e4}) == [[], [("exploding", "mid")]]  # at once
-    assert course(*[{"high": 3.0 * 1.9**n} for n in range(13)])[-2:] == [[("exploding", "mid")], []]  # slowly
+    assert course(*[{"high": 3.0 * 1.9**n} for n in range(14)])[-3:] == [[], [("exploding", "mid")], []]
 
 
 def test_an_exploded_layer_stays_so_until_it_is_back():
@@ -151,7 +152,7 @@ def test_low_ranks_that_were_low_before_are_no_collapse():
     assert course({"initial": True}, {}, {"channels": 4, **gray}, {"channels": 4, **gray}) == [[]] * 4
 
 
-# -- layers that do not move -------------------------------------------------------------------------------------------
+# -- layers that do not move ------------------------------------------------------------------------------------------
 
 
 def test_a_layer_that_moved_before_has_stopped():
@@ -164,6 +165,7 @@ def test_a_layer_that_moved_before_has_stopped():
 def test_a_layer_that_is_to_rest_is_no_alarm():
     still = {"change": 0.0, "trainable": False}
     assert course(*[still] * 4, {}, {}) == [[]] * 6  # and thaws
+    assert course(still, still, {"change": 0.0}, {"change": 0.0})[3] == [("never started", "mid")]  # or does not
     assert course(*[{"change": None}] * 3, *[{"change": 0.0, "trainable": None}] * 3) == [[]] * 6
 
 
@@ -191,17 +193,18 @@ def test_a_layer_that_began_at_zero_is_no_measure_for_others():
     assert course(*[{"first": {"change": 1e11}, "change": 2e-4}] * 3) == [[]] * 3
 
 
-# -- noise ---------------------------------------------------------------------------------------------------------------
+# -- noise ------------------------------------------------------------------------------------------------------------
 
 
 def stem(epoch, value, **other):
-    return {"first": {"epoch": epoch, "noise": value, **other}}
+    return {"first": {"epoch": epoch, "step": 100 * epoch + 100, "noise": value, **other}}
 
 
 def test_filters_may_look_like_noise_at_first_and_must_leave_it():
     mine = [("noise", "first")]
     assert course(*[stem(epoch, 1.0) for epoch in range(9)]) == [[]] * 9
     assert course(*[stem(epoch, 1.0) for epoch in range(12)])[9:] == [[], mine, []]
+    assert course(*[stem(epoch, 1.0, step=50 * epoch + 50) for epoch in range(20)]) == [[]] * 20  # of short epochs
     assert course(*[stem(epoch, 1.0 - 0.01 * epoch) for epoch in range(12)]) == [[]] * 12
     assert course(*[stem(epoch, 0.85) for epoch in range(12)]) == [[]] * 12
     assert course(*[stem(epoch, 1.0, trainable=False, change=0.0) for epoch in range(12)]) == [[]] * 12
@@ -213,7 +216,8 @@ def test_noise_is_one_for_white_noise_and_low_for_patterns():
     assert sum(figures_) / 200 == pytest.approx(1, abs=0.005)
     assert max(abs(each - 1) for each in figures_) < 0.1
     ramp = torch.linspace(-1, 1, 7).expand(16, 3, 7, 7)
-    assert noise(ramp) < 0.3 and noise(ramp + 5) < 0.02
+    assert noise(ramp) < 0.3
+    assert noise(ramp + 5) < 0.02
     checkers = (-1.0) ** (torch.arange(7)[:, None] + torch.arange(7)).expand(16, 3, 7, 7)
     assert noise(checkers) == pytest.approx(2)
     assert noise(3 * ramp) == pytest.approx(noise(ramp)) == pytest.approx(noise(ramp.transpose(2, 3)))
@@ -225,12 +229,13 @@ def test_kernels_that_say_nothing(shape):
     assert noise(torch.zeros(16, 3, 5, 5)) is None
 
 
-# -- memory --------------------------------------------------------------------------------------------------------------
+# -- memory -----------------------------------------------------------------------------------------------------------
 
 
 SICK_RUN = [
     {"initial": True}, {}, {"dead": 0.3}, {"dead": 0.3, "change": 0.0}, {"dead": 0.3, "change": 0.0, "high": 60.0},
-    {"high": 60.0, "effective_rank": 1.1}, {"dead": 0.3, "high": 2.0, "effective_rank": 1.1}, {"dead": 0.3, "high": 2.0},
+    {"high": 60.0, "effective_rank": 1.1}, {"dead": 0.3, "high": 2.0, "effective_rank": 1.1},
+    {"dead": 0.3, "high": 2.0},
     {"mean": math.nan}, {"dead": 0.6, "high": 2.0}, *[stem(epoch, 1.0) for epoch in range(9, 13)],
 ]  # fmt: skip
 
@@ -268,10 +273,10 @@ def test_thresholds_have_advice():
     assert all(len(rule.advice) > 40 and rule.advice.endswith((".", "?")) for rule in rules.RULES.values())
 
 
-# -- trainings -----------------------------------------------------------------------------------------------------------
+# -- trainings --------------------------------------------------------------------------------------------------------
 
 
-def watched(lr, *, prepare=lambda net: None, skip=(), epochs=4):
+def watched(lr, *, prepare=lambda net: None, skip=(), epochs=3):
     """Alarms by epoch of a small plain net that learns where a blob is; and how often it is right in the end."""
     torch.manual_seed(0)
     labels = torch.arange(256) % 4
@@ -298,24 +303,12 @@ def watched(lr, *, prepare=lambda net: None, skip=(), epochs=4):
                 found = figures(tally.sums())
                 change = float((conv.weight - last[place]).norm() / last[place].norm()) if epoch >= 0 else None
                 last[place] = conv.weight.detach().clone()
-                readings.append(
-                    Reading(
-                        f"conv{place + 1}",
-                        max(epoch, 0),
-                        8 * (epoch + 1),
-                        epoch < 0,
-                        found.channels,
-                        float(found.dead.float().mean()),
-                        found.sparsity,
-                        found.mean,
-                        found.high,
-                        found.effective_rank,
-                        None,
-                        change,
-                        conv.weight.requires_grad,
-                        noise(conv.weight) if place == 0 else None,
-                    )  # fmt: skip
-                )
+                reading = Reading(
+                    f"conv{place + 1}", max(epoch, 0), 8 * (epoch + 1), epoch < 0, found.channels,
+                    float(found.dead.float().mean()), found.sparsity, found.mean, found.high, found.effective_rank,
+                    None, change, conv.weight.requires_grad, noise(conv.weight) if place == 0 else None,
+                )  # fmt: skip
+                readings.append(reading)
             right = float((net(images).argmax(1) == labels).float().mean())
         told[epoch] = [(each.kind, each.layer) for each in alarms.hear(readings)]
     return told, right
@@ -328,8 +321,8 @@ def test_a_healthy_training_is_silent():
 
 
 def test_too_high_a_learning_rate_is_told_of_after_the_first_epoch():
-    told, right = watched(0.1)
-    assert right < 0.6
+    told, right = watched(0.2)
+    assert right < 0.5
     assert "dead" in [kind for kind, _ in told[0]]
 
 

@@ -34,7 +34,7 @@ ARROWS = {
     "_probing": set(),
     "probes": {"_probing", "batches", "pixels", "isolation", "_lightning"},
     "sinks": {"render", "_lightning"},
-    "export": {"sinks", "render"},
+    "export": set(),
     "__main__": {"export"},
     "callbacks": COMPUTATION | {"render", "_lightning", "batches", "probes", "sinks", "history"},
 }

@@ -1,5 +1,6 @@
 """Charts: what is drawn where, in which color, and what travels with it."""
 
+import dataclasses
 import io
 import json
 import math
@@ -108,6 +109,12 @@ def test_a_chart_without_a_value_says_so():
     assert (np.asarray(image(nothing).convert("L")) < 120).sum() > 1000
 
 
+def test_dollars_are_letters_and_no_formula():
+    drawn = chart([[0.1]], layers=["$\\oops"])
+    assert image(drawn).width == WIDTH
+    assert image(dataclasses.replace(drawn, title=r"$\frac$")).height == image(drawn).height
+
+
 def test_many_layers_are_numbered_and_few_are_named():
     """Forty names below a panel would be taller than two lines of text."""
     many = chart([[0.5] * 40], layers=[f"stage.{index}.relu" for index in range(40)])
@@ -212,6 +219,13 @@ def test_two_panels_of_one_title_are_told():
         Chart("", [], ["a"], ["epoch 0"], [panel, panel], {}, "")
 
 
+@pytest.mark.parametrize("empty", ["layers", "drawings", "panels"])
+def test_a_chart_of_nothing_is_told(empty):
+    whole = {"layers": ["a"], "drawings": ["epoch 0"], "panels": [Panel("share", [[0.1]])]} | {empty: []}
+    with pytest.raises(ValueError, match=f"`{empty}` is empty"):
+        Chart("", [], **whole, about={}, legend="")
+
+
 def large():
     stream = np.random.default_rng(0)
     lines = (stream.random((6, 9, 40)) * np.linspace(0.2, 1, 9)[:, None]).tolist()
@@ -236,8 +250,8 @@ def test_a_user_s_style_changes_nothing():
     expected = encode(drawn).data
     with pyplot.style.context(["dark_background", "ggplot"]), pyplot.xkcd():
         pyplot.rcParams.update({
-            "text.usetex": True, "figure.constrained_layout.use": True, "figure.dpi": 33, "font.size": 40, "axes.grid": True,
-            "lines.antialiased": False, "text.antialiased": False, "text.parse_math": True,
+            "text.usetex": True, "figure.constrained_layout.use": True, "figure.dpi": 33, "font.size": 40,
+            "axes.grid": True, "lines.antialiased": False, "text.antialiased": False, "text.parse_math": True,
             "lines.dash_capstyle": "round", "lines.solid_capstyle": "round", "lines.markerfacecolor": "red",
             "figure.facecolor": "black", "savefig.facecolor": "black",
         })  # fmt: skip

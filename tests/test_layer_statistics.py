@@ -1,6 +1,7 @@
 """Figures of layers over a validation against NumPy, whatever way the images come."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -194,17 +195,31 @@ def test_other_precisions_are_summed_in_float32_or_better(dtype):
     assert sums.features.dtype == torch.promote_types(dtype, torch.float32)
     torch.testing.assert_close(sums.features.double(), maps.double().mean((2, 3)), rtol=1e-6, atol=0)
     expected = passed(maps.double(), [32, 32])
+    torch.testing.assert_close(sums.magnitude, expected.magnitude, rtol=1e-6, atol=0)
     assert torch.equal(sums.bins, expected.bins)
     close(figures(sums), figures(expected), rtol=1e-3, atol=0)
 
 
-def test_autocast_does_not_reach_the_sums():
+@pytest.mark.parametrize("exact", [torch.float32, torch.float64], ids=str)
+def test_autocast_does_not_reach_the_sums(exact, monkeypatch):
+    monkeypatch.setattr(layer, "_exact", lambda device: exact)
     maps = drawn(6, 4, 5, 5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = passed(maps, [4, 2])
     expected = passed(maps, [4, 2])
     for name in SHARED:
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
+
+
+def test_a_device_without_float64_has_the_same_figures(monkeypatch):
+    maps = drawn(60, 6, 5, 7) * drawn(6, 1, 1, seed=1).exp() + 100
+    expected = figures(passed(maps))
+    monkeypatch.setattr(layer, "_exact", lambda device: torch.float32)
+    sums = passed(maps, [8] * 7 + [4])
+    assert sums.scatter.dtype == torch.float32
+    close(figures(sums), expected, rtol=1e-4, atol=0)
+    low = torch.arange(-30.0, 30.0)[:, None] * torch.tensor([1.0, -2.0, 4.0, 0.5] * 4) + 100
+    assert of_features(low).effective_rank == pytest.approx(1, abs=0.01)
 
 
 # -- what is sick -----------------------------------------------------------------------------------------------------
@@ -223,7 +238,10 @@ def test_a_constant_channel_is_dead_and_one_that_varies_below_zero_is_too():
     maps = drawn(9, 4, 12, 12)
     maps[:, 0], maps[:, 1] = 3.3, -maps[:, 1].abs()
     maps[4:, 2], maps[:4, 2] = 2.0, 3.0
+    maps[:, 3] = 100
+    maps[7, 3, 5, 5] = 99
     assert figures(passed(maps, [4, 5])).dead.tolist() == [True, True, False, False]
+    assert figures(summed([passed(maps[5:]), passed(maps[:5])])).dead.tolist() == [True, True, False, False]
 
 
 @pytest.mark.parametrize(("scale", "dormant"), [(0.0247, True), (0.0248, False)])
@@ -302,7 +320,8 @@ def test_a_known_spectrum():
 
 
 def test_where_nothing_varies_rank_and_saturation_are_the_lowest_there_are():
-    for maps in (torch.zeros(8, 5, 3, 3), torch.full((8, 5, 3, 3), 0.1), drawn(1, 5, 3, 3)):
+    alike = torch.stack([drawn(5, 9).index_select(1, torch.randperm(9)) for _ in range(8)]).view(8, 5, 3, 3)
+    for maps in (torch.zeros(8, 5, 3, 3), torch.full((8, 5, 3, 3), 0.1), drawn(1, 5, 3, 3), alike):
         found = figures(passed(maps))
         assert (found.effective_rank, found.saturation) == (1.0, 1 / 5)
 
@@ -355,6 +374,14 @@ def test_a_sample_stands_for_all_values():
     assert found.mean == pytest.approx(float(maps.mean()), rel=1e-5)
 
 
+@pytest.mark.parametrize("side", [1, 5, 8, 9, 15, 16, 50, 112, 113])
+def test_the_grid_is_in_the_middle(side):
+    (places,) = layer._grid(torch.arange(float(side)).view(1, 1, 1, side))[0, 0].int().tolist()
+    assert len(places) == side if side <= 8 else 3 <= len(places) <= 4
+    assert len(places) == side or places[-1] + places[0] - side + 1 in {-1, 0, 1}
+    assert len({b - a for a, b in pairwise(places)}) <= 1
+
+
 @pytest.mark.parametrize("shape", [(64, 8, 8), (512, 7, 7), (256, 4, 4), (48, 8, 6), (30, 112, 112)])
 def test_a_sample_reads_all_positions_alike(shape):
     grid = layer._grid(torch.zeros(1, *shape))
@@ -389,7 +416,8 @@ def test_rotations_scales_and_shifts_change_no_cka():
 
 
 def test_cka_of_features_that_do_not_vary_is_no_number():
-    assert math.isnan(cka(torch.full((8, 3), 0.1), drawn(8, 3)))
+    for count in range(3, 12):  # of some of these counts the mean is not quite 0.1
+        assert math.isnan(cka(torch.full((count, 3), 0.1).double(), drawn(count, 3)))
     with pytest.raises(ValueError, match=r"`y` is features of 7 images\. As many as in `x`, 8"):
         cka(drawn(8, 3), drawn(7, 3))
 

@@ -1,10 +1,12 @@
 """Running figures against NumPy on all the images at once."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from lightning_convviz.statistics import Responses, merged, patches
+from lightning_convviz.statistics import Responses, best, merged, patches
 
 CHANNELS = [3, 0, 2]
 
@@ -113,5 +115,109 @@ def test_nothing_waits_for_the_device(maps, pictures):
     torch.cuda.set_sync_debug_mode("error")
     try:
         responses.add(responses.reduce(maps), pictures)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# -- the best pictures of each channel ---------------------------------------------------------------------------------
+
+
+def ranked(maps, pictures, batches=(8, 8, 7)):
+    running = best.Best(lambda count: CHANNELS)
+    for part, images in zip(maps.split(list(batches)), pictures.split(list(batches)), strict=True):
+        running.add(running.reduce(part), images)
+    return running.ranked()
+
+
+def by_hand(maps, count=3):
+    """For each channel the largest values with their pictures and places, by looking at each number in turn."""
+    found = []
+    for channel in CHANNELS:
+        peaks = []
+        for picture in range(len(maps)):
+            values = {
+                (y, x): float(maps[picture, channel, y, x])
+                for y in range(maps.shape[2])
+                for x in range(maps.shape[3])
+            }  # fmt: skip
+            if not any(math.isnan(value) for value in values.values()):
+                place = max(values, key=values.get)
+                peaks.append((-values[place], picture, place))
+        found.append(sorted(peaks)[:count])
+    return found
+
+
+SPLITS = [(23,), (8, 8, 7), (1, 2, 20), (1,) * 23, (2, 21)]
+
+
+@pytest.mark.parametrize("batches", SPLITS, ids=str)
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_best_pictures_are_those_of_a_search_through_all(maps, pictures, batches, ties):
+    maps = (maps - 100).div(2).round().clamp(-1, 1) if ties else maps
+    maps[4, 3, 2, 2] = maps[9, 0, 0, 0] = torch.nan
+    found = ranked(maps, pictures, batches)
+    assert (found.channels, found.count) == (CHANNELS, 23)
+    for k, wanted in enumerate(by_hand(maps)):
+        assert found.pictures[k].tolist() == [picture for _, picture, _ in wanted]
+        assert found.peaks[k].tolist() == [-value for value, _, _ in wanted]
+        assert found.images[k, :, 0, 0, 0].tolist() == found.pictures[k].tolist()
+        for place, (_, _, (y, x)) in zip(found.places[k].tolist(), wanted, strict=True):
+            assert place == pytest.approx([(y + 0.5) / 5, (x + 0.5) / 7])
+
+
+def test_places_are_left_free_where_there_are_too_few_pictures_or_no_numbers(maps, pictures):
+    maps[1] = torch.nan
+    found = ranked(maps[:3], pictures[:3], (1, 2))
+    assert found.count == 3
+    assert (found.pictures[:, 2] == -1).all()
+    assert (found.peaks[:, 2] == -torch.inf).all()
+    assert sorted(found.pictures[0, :2].tolist()) == [0, 2]
+    assert best.Best(lambda count: CHANNELS).ranked() is None
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_several_find_the_best_pictures_that_one_would_have_found(maps, pictures, ties):
+    maps = (maps - 100).div(2).round().clamp(-1, 1) if ties else maps
+    whole = ranked(maps, pictures)
+    # As Lightning deals them out: every other picture, and the first once more, so that both have as many.
+    shares = [list(range(0, 23, 2)), [*range(1, 23, 2), 0]]
+    found = best.merged([ranked(maps[rows], pictures[rows], (5, 7)) for rows in shares])
+    assert found.count == 24
+    for name in ("peaks", "pictures", "images", "places"):
+        assert torch.equal(getattr(found, name), getattr(whole, name)), name
+    assert best.merged([None, None]) is None
+    alone = best.merged([None, ranked(maps, pictures)])
+    assert torch.equal(alone.peaks, whole.peaks)
+
+
+def test_best_pictures_are_kept_small_and_at_the_size_of_the_first():
+    running = best.Best(lambda count: [0, 1, 2])
+    running.add(running.reduce(torch.rand(2, 3, 4, 4)), torch.rand(2, 3, 448, 300))
+    assert running.ranked().images.shape == (3, 3, 3, 96, 64)
+    running.add(running.reduce(torch.rand(12, 3, 4, 4) + 1), torch.full((12, 3, 50, 50), 9.0))
+    assert (running.ranked().images == 9).all()
+    assert running.ranked().images.shape == (3, 3, 3, 96, 64)
+
+
+def test_best_pictures_are_copies(maps, pictures):
+    running = best.Best(lambda count: CHANNELS)
+    with torch.inference_mode():
+        shown, answered = pictures.clone(), maps.clone()
+        running.add(running.reduce(answered), shown)
+        before = running.ranked().cpu()
+        shown.zero_(), answered.zero_()
+    assert torch.equal(before.images, running.ranked().images)
+    assert not running.ranked().images.is_inference()
+    assert before.images.any()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_nothing_waits_for_the_device_where_the_best_are_kept(maps, pictures):
+    running = best.Best(lambda count: CHANNELS)
+    maps, pictures = maps.cuda(), pictures.cuda()
+    running.add(running.reduce(maps), pictures)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        running.add(running.reduce(maps), pictures)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -114,7 +114,7 @@ def _remember(reading: Reading, past: Past, motion: Finding) -> None:
         return
     past.drawings += 1
     past.first = reading.high if past.first is None else past.first
-    if past.drawings > PATIENCE:
+    if past.drawings > PATIENCE and "exploding" not in past.rows and "exploding" not in past.active:
         past.level = max(past.level, min(past.recent[-1], reading.high))
     past.recent = [*past.recent[-1:], reading.high]
 

@@ -78,7 +78,7 @@ class Past:
         initial: `high` of the initial network, None where not known.
         first: `high` of the first drawing in training.
         recent: `high` of the last two.
-        level: the highest `high` that was held for two drawings, without the first.
+        level: the highest `high` that was held for two drawings, without the first one and those of an explosion.
         rank: the largest effective rank, the initial one included.
         noise: when it was first known.
         moved: whether the weights ever changed.

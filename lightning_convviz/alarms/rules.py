@@ -58,11 +58,12 @@ MOVING = 1e-5
 
 NOISE, LEFT = 0.9, 0.03
 """Of white noise, see `noise`: at least so much, and less than `LEFT` below what it was when first seen. Networks that
-learn have left their noise by 0.06 to 0.5 after eight epochs, those with labels that mean nothing by less than 0.02.
-CS231n (https://cs231n.github.io/neural-networks-3/, "First-layer visualizations") takes noisy first filters for a
-sign of an unconverged network, a learning rate set wrong or too little regularization."""
-NOISE_AFTER = 10
-"""Epochs: filters begin as noise."""
+learn have left their noise by 0.06 to 0.6 then, a plain one with labels that mean nothing by less than 0.02 (one with
+BatchNorm learns even those by heart, and filters for it). CS231n (https://cs231n.github.io/neural-networks-3/,
+"First-layer visualizations") takes noisy first filters for a sign of an unconverged network, a learning rate set wrong
+or too little regularization."""
+NOISE_AFTER, NOISE_STEPS = 10, 1000
+"""Epochs and training steps, both: filters begin as noise, and a short epoch hardly moves them."""
 
 Verdict = Literal["urgent", "sick", "between", "well", "unknown"]
 
@@ -181,7 +182,7 @@ def noisy(case: Case) -> Finding:
     reading = case.reading
     if reading.trainable is False or reading.noise is None or not isfinite(reading.noise):
         return Finding("well")
-    if reading.epoch + 1 < NOISE_AFTER:
+    if reading.epoch + 1 < NOISE_AFTER or reading.step < NOISE_STEPS:
         return Finding("unknown", reading.noise)
     left = (case.past.noise or reading.noise) - reading.noise
     return Finding("sick" if reading.noise >= NOISE and left < LEFT else "well", reading.noise)

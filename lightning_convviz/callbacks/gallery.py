@@ -95,7 +95,8 @@ class Page:
         about = {"kind": "evolution", "layer": tag, "epoch": moment.epoch, "step": moment.step, "scale": None}
         evolution.strips[f"{name}/{tag}"] = Strip(
             title=self._title() + ", over time", lines=[moment.caption, "below each tile its largest activation"],
-            rows=names, ids=[self.channels[row] for row in rows], columns=history.titles(), tiles=tiles, scale=None, colormap=None, budget=STRIP, places=KEPT,
+            rows=names, ids=[self.channels[row] for row in rows],
+            columns=history.titles(), tiles=tiles, scale=None, colormap=None, budget=STRIP, places=KEPT,
             legend=OVER_TIME.format(row="filter" if self.layer else "class"), about={**about, "items": past},
             below=[[("" if peak is None else numbers([peak])[0], INK) for peak in row] for row in past],
         )  # fmt: skip

@@ -196,7 +196,10 @@ def chart(evolution: Evolution, items: Sequence[Mapping[str, Any]], moment: Mome
         for figure, (title, options) in PANELS.items()
     ]
     count = items[0]["count"]
-    about = {"count": count, "kind": "statistics", "layer": layers, "epoch": moment.epoch, "step": moment.step, "scale": None}
+    about = {
+        "kind": "statistics", "layer": layers, "epoch": moment.epoch, "step": moment.step, "scale": None,
+        "count": count,
+    }  # fmt: skip
     return Chart(
         title="How the layers fare, first to last", captions=[f"{moment.caption} · over {count} validation pictures"],
         layers=layers, drawings=history.titles(), panels=panels, about=about, legend=LEGEND, budget=BUDGET,

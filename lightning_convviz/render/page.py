@@ -71,7 +71,6 @@ class Page:
 
         height = math.ceil(self.y + EDGE)
         figure = Figure((WIDTH / 72, height / 72), 72, facecolor="white", edgecolor="white")
-        figure.set_layout_engine("none")
         down = Affine2D().scale(1, -1).translate(0, height)
         for order, artist in enumerate(self._artists):
             artist.set(transform=down, zorder=order, clip_on=False)

@@ -144,7 +144,7 @@ def short(name: str) -> str:
     """
     if name == "initial":
         return "init."
-    number = name.split(" ")[-1]
+    number = name.rsplit(" ", maxsplit=1)[-1]
     return f"{int(number) / 1000:.3g}k" if number.isdigit() and int(number) >= 10_000 else number
 
 

@@ -4,8 +4,8 @@ How a pass over the maps is spent, for the maps of a layer are what costs:
 
 - All values are read twice: for the mean of each image and channel, and for the largest value of each channel (one
   value in the whole validation makes a channel alive).
-- All else comes from a grid of at most 8 x 8 positions, the same for every image: of larger maps every second, third,
-  ... row and column. The mean |h| and the smallest value are those of the grid.
+- The mean |h| comes from a grid, the same for every image: all positions of maps of up to 8 x 8, and about 4 x 4 of
+  larger ones, where an image has little more to tell.
 - For sparsity and percentile at most 512 values of an image's grid are counted in bins, again a fixed stride apart. It
   has no divisor in common with the size of the grid, so that neighbor channels are read at other positions.
 
@@ -24,7 +24,7 @@ from lightning_convviz.statistics.bins import counts
 from lightning_convviz.statistics.similarity import prints
 from lightning_convviz.statistics.sums import PICTURES, Sums
 
-SIDE = 8  # positions of the grid along y and x
+WHOLE, SIDE = 8, 4  # positions along y and x: as many are read whole, of more this many at most
 VALUES = 512  # of an image, counted in bins
 CHANNELS = 1024  # a c x c matrix of more is above 8 MB, on the device and sent between ranks, for every layer
 
@@ -36,7 +36,7 @@ class Batch:
     Attributes:
         features: (n, c), means over the positions.
         peak: (c,), the largest value.
-        low: (c,), the smallest value of the grid.
+        low: (c,), the smallest mean of an image.
         magnitude: (c,), the sum over images of the grid's mean |h|.
         bins: counts of the sampled values.
     """
@@ -84,15 +84,16 @@ class Tally:
 
     def reduce(self, output: Float[Tensor, "n c y x"]) -> Batch:
         """What to take of a batch's output; inside the forward that makes it, for the net may overwrite it later."""
-        with torch.inference_mode(False), torch.no_grad():  # what is kept must be a normal tensor
+        with torch.no_grad():
             wide = torch.promote_types(output.dtype, torch.float32)
             grid = _grid(output).to(wide)
-            if grid.stride() != output.stride():  # a copy is cheaper than to pass over one with gaps three times
+            if grid.stride() != output.stride():  # a copy is cheaper than to pass twice over one with gaps
                 grid = grid.clone()
+            features = output.mean((2, 3), dtype=wide)
             return Batch(
-                features=output.mean((2, 3), dtype=wide),
+                features=features,
                 peak=output.amax((2, 3)).amax(0).to(wide),  # in two steps: up to seven times as fast on a CPU
-                low=grid.amin((2, 3)).amin(0),
+                low=features.amin(0),
                 magnitude=grid.abs().mean((2, 3)).sum(0, dtype=_exact(output.device)),
                 bins=counts(_sample(grid)),
             )
@@ -100,10 +101,10 @@ class Tally:
     def add(self, batch: Batch, images: Num[Tensor, "n ..."]) -> None:
         """Take a batch: what `reduce` made of a layer's output, and its images, once they are known."""
         device, room = batch.features.device, max(0, self.pictures - self._count)
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):  # for matrices
-            if room:
-                kept = batch.features if len(batch) <= room else batch.features[:room].clone()
-                self._kept.append((kept, prints(images[:room]).to(device)))
+        # Running sums must be normal tensors in inference mode too; autocast must not round float32 matrices.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            if room or not self._kept:
+                self._kept.append((batch.features[:room], prints(images[:room]).to(device)))
             if self._running is None:
                 self._running = _Running(batch)
             self._running.add(batch)
@@ -160,8 +161,8 @@ def _exact(device: torch.device) -> torch.dtype:
 
 
 def _grid(maps: Float[Tensor, "n c y x"]) -> Float[Tensor, "n c v u"]:
-    """At most 8 x 8 positions, the centers of equal cells: a frame, which padding makes, weighs what it is; a view."""
-    steps = [-(-side // SIDE) for side in maps.shape[2:]]
+    """The centers of equal cells, so that a frame, which padding makes, weighs what it is; a view."""
+    steps = [1 if side <= WHOLE else -(-side // SIDE) for side in maps.shape[2:]]
     begins = [(step - 1 + side % step) // 2 for side, step in zip(maps.shape[2:], steps, strict=True)]
     return maps[:, :, begins[0] :: steps[0], begins[1] :: steps[1]]
 

@@ -115,7 +115,7 @@ class Responses:
             places = torch.stack([(where // size[1] + 0.5) / size[0], (where % size[1] + 0.5) / size[1]], 1)
             state = {
                 "mean": middle, "power": variance.mean(0) + spread, "low": low.amin(0), "peak": best, "places": places,
-                "images": _small(images.detach()[row.to(images.device)]).to(best.device, copy=True),
+                "images": small(images.detach()[row.to(images.device)]).to(best.device, copy=True),
             }  # fmt: skip
             count, self._count = self._count, self._count + len(images)
             self._state = state if self._state is None else _merged(self._state, state, count, len(images))
@@ -163,7 +163,7 @@ def _merged(old: dict[str, Tensor], new: dict[str, Tensor], before: int, more: i
         "low": torch.minimum(old["low"], new["low"]),
         "peak": chosen(old["peak"], new["peak"]),
         "places": chosen(old["places"], new["places"]),
-        "images": chosen(old["images"], _fitted(new["images"], old["images"])),
+        "images": chosen(old["images"], fitted(new["images"], old["images"])),
     }
 
 
@@ -171,18 +171,19 @@ def _chosen(better: Tensor, old: Tensor, new: Tensor) -> Tensor:
     return torch.where(better.view(-1, *[1] * (old.ndim - 1)), new, old)
 
 
-def _fitted(images: Float[Tensor, "k c _ _"], like: Float[Tensor, "k c v u"]) -> Float[Tensor, "k c v u"]:
+def fitted(images: Float[Tensor, "k c _ _"], like: Float[Tensor, "k c v u"]) -> Float[Tensor, "k c v u"]:
     """Images at the size of others; places in them are shares, and stay where they are."""
     if images.shape == like.shape:
         return images
     return F.interpolate(images.float(), size=like.shape[2:], mode="area").to(like)
 
 
-def _small(images: Float[Tensor, "k c h w"]) -> Float[Tensor, "k c v u"]:
+def small(images: Float[Tensor, "k c h w"], side: int = SIDE) -> Float[Tensor, "k c v u"]:
+    """Images whose longer side is at most `side`: means of the larger ones' pixels."""
     h, w = images.shape[2:]
-    if max(h, w) <= SIDE:
+    if max(h, w) <= side:
         return images
-    size = max(1, round(h * SIDE / max(h, w))), max(1, round(w * SIDE / max(h, w)))
+    size = max(1, round(h * side / max(h, w))), max(1, round(w * side / max(h, w)))
     return F.interpolate(images.float(), size=size, mode="area")
 
 

@@ -19,7 +19,7 @@ class Sums:
         count: n.
         bins: how many sampled values are in each bin.
         peak: (c,), the largest value.
-        low: (c,), the smallest sampled value.
+        low: (c,), the smallest mean of an image: below the peak, but for rounding, where anything varies.
         magnitude: (c,), the sum over images of the mean |h| of the sampled positions, float64.
         mean: (c,), of the mean-pooled features, float64.
         scatter: (c, c), Σ (f - mean) (f - mean)ᵀ of these features, float64; None where there are too many channels.

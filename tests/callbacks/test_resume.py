@@ -109,7 +109,7 @@ def _size(state):
 def test_probes_that_are_too_large_for_a_checkpoint_are_left_out_with_a_word(fit, tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "LIMIT", 1000)
     trainer = fit(three())
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning, match="checkpoints") as told:
         trainer.save_checkpoint(tmp_path / "state.ckpt")
     said = [str(warning.message) for warning in told]
     assert any("saves no probes in checkpoints: they take over" in each for each in said)
