@@ -98,9 +98,11 @@ def test_scalars_are_shares_where_figures_count_channels(known):
 # -- batches, ranks, ways to hold a tensor ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("together", [1, 20, 256])
 @pytest.mark.parametrize("batches", [[1] * 30, [16, 14], [7, 1, 22]])
 @pytest.mark.parametrize("shape", [(6, 5, 7), (40, 33, 20)], ids=["read whole", "sampled"])
-def test_any_batches_give_the_figures_of_one(batches, shape):
+def test_any_batches_give_the_figures_of_one(batches, shape, together, monkeypatch):
+    monkeypatch.setattr(layer, "TOGETHER", together)
     maps = drawn(30, *shape) * drawn(shape[0], 1, 1, seed=1).exp() + 100
     whole, parts = passed(maps), passed(maps, batches)
     assert torch.equal(parts.bins, whole.bins)
@@ -140,6 +142,15 @@ def test_the_features_of_the_first_images_are_kept_and_no_more():
     assert found.count == 70
 
 
+def test_what_waits_to_be_summed_is_bounded():
+    tally = Tally()
+    for _ in range(70):
+        tally.add(tally.reduce(drawn(10, 2, 4, 4)), drawn(10, 1, 4, 4))
+        assert sum(map(len, tally._waiting)) < 256
+        assert sum(len(features) for features, _ in tally._kept) <= 256
+    assert tally.sums().count == 700
+
+
 def test_a_new_validation_begins_with_nothing():
     tally = Tally()
     tally.add(tally.reduce(drawn(3, 2, 4, 4)), drawn(3, 1, 4, 4))
@@ -166,15 +177,20 @@ def test_what_the_net_does_to_its_tensors_later_changes_nothing(shape):
     tally.add(batch, images)
     images.zero_()
     found = tally.sums()
-    tally.add(tally.reduce(maps), images)  # sums that were handed out stay as they are
+    tally.add(tally.reduce(maps), images)
+    tally.sums()  # those that were handed out stay as they are
     for name in (*SHARED, "bins"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
 
 
-def test_sums_of_inference_mode_are_normal_tensors():
+def test_sums_of_inference_mode_are_normal_tensors(monkeypatch):
+    monkeypatch.setattr(layer, "TOGETHER", 4)
+    tally = Tally()
     with torch.inference_mode():
         maps = drawn(6, 4, 5, 5)
-        found = passed(maps, [4, 2])
+        tally.add(tally.reduce(maps), maps)
+    tally.add(tally.reduce(maps.clone()), maps.clone())  # sums are updated in place
+    found = tally.sums()
     kept = [each for each in vars(found).values() if isinstance(each, torch.Tensor)]
     assert not any(each.is_inference() for each in kept)
     torch.ones(4, requires_grad=True).mul(found.features[0]).sum().backward()
@@ -215,6 +231,7 @@ def test_a_device_without_float64_has_the_same_figures(monkeypatch):
     maps = drawn(60, 6, 5, 7) * drawn(6, 1, 1, seed=1).exp() + 100
     expected = figures(passed(maps))
     monkeypatch.setattr(layer, "_exact", lambda device: torch.float32)
+    monkeypatch.setattr(layer, "TOGETHER", 16)
     sums = passed(maps, [8] * 7 + [4])
     assert sums.scatter.dtype == torch.float32
     close(figures(sums), expected, rtol=1e-4, atol=0)
@@ -236,12 +253,12 @@ def test_one_value_anywhere_makes_a_channel_alive():
 
 def test_a_constant_channel_is_dead_and_one_that_varies_below_zero_is_too():
     maps = drawn(9, 4, 12, 12)
-    maps[:, 0], maps[:, 1] = 3.3, -maps[:, 1].abs()
+    maps[:, 0], maps[:, 1] = 5.7, -maps[:, 1].abs()
     maps[4:, 2], maps[:4, 2] = 2.0, 3.0
     maps[:, 3] = 100
     maps[7, 3, 5, 5] = 99
     assert figures(passed(maps, [4, 5])).dead.tolist() == [True, True, False, False]
-    assert figures(summed([passed(maps[5:]), passed(maps[:5])])).dead.tolist() == [True, True, False, False]
+    assert figures(summed([passed(maps[:4]), passed(maps[4:])])).dead.tolist() == [True, True, False, False]
 
 
 @pytest.mark.parametrize(("scale", "dormant"), [(0.0247, True), (0.0248, False)])
@@ -417,7 +434,7 @@ def test_rotations_scales_and_shifts_change_no_cka():
 
 def test_cka_of_features_that_do_not_vary_is_no_number():
     for count in range(3, 12):  # of some of these counts the mean is not quite 0.1
-        assert math.isnan(cka(torch.full((count, 3), 0.1).double(), drawn(count, 3)))
+        assert math.isnan(cka(torch.full((count, 3), 0.1, dtype=torch.float64), drawn(count, 3)))
     with pytest.raises(ValueError, match=r"`y` is features of 7 images\. As many as in `x`, 8"):
         cka(drawn(8, 3), drawn(7, 3))
 
@@ -462,7 +479,8 @@ class Unhurried(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("shape", [(6, 5, 7), (40, 33, 20), (1100, 2, 2)])
-def test_nothing_waits_for_the_device(shape):
+def test_nothing_waits_for_the_device(shape, monkeypatch):
+    monkeypatch.setattr(layer, "TOGETHER", 4)
     maps = drawn(9, *shape)
     with Unhurried() as watch:
         passed(maps, [4, 5])

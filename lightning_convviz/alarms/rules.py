@@ -8,7 +8,7 @@ from lightning_convviz.alarms.records import Past, Reading
 
 PATIENCE = 2
 """Drawings in a row: one bad validation comes and goes. Above all the running statistics of BatchNorm lag behind a high
-learning rate: a healthy ResNet-20 may begin with a percentile of 200 or a rank of 1.4. What is urgent does not wait."""
+learning rate: a healthy ResNet-20 may begin with a percentile of 700 or a rank of 1.4. What is urgent does not wait."""
 
 DEAD = 0.25
 """Share of a layer's channels. With BatchNorm it is about 0; without, narrow layers begin and train well with up to
@@ -30,8 +30,8 @@ EXPLODED = 16.0
 """Growth of the 99.5th percentile within two drawings: four-fold twice. Layers that learn grow fast too, from 0.1 to 10
 or 20 in the first epochs, so growth counts from the value 1 on, and between drawings of the network in training."""
 EXPLODED_EVER = 1e3
-"""Growth since the initial network, or the first drawing known. Healthy layers come to 30, with BatchNorm that lags to
-200."""
+"""Growth since the initial network, or the first drawing known. Healthy layers come to 90, with BatchNorm that lags to
+700 for one drawing."""
 EXPLODED_AT_ONCE = 1e4
 """The same, where it is urgent: the next epoch will not be finite; float16 ends at 65,504."""
 

@@ -98,7 +98,7 @@ class Page:
             rows=names, ids=[self.channels[row] for row in rows],
             columns=history.titles(), tiles=tiles, scale=None, colormap=None, budget=STRIP, places=KEPT,
             legend=OVER_TIME.format(row="filter" if self.layer else "class"), about={**about, "items": past},
-            below=[[("" if peak is None else numbers([peak])[0], INK) for peak in row] for row in past],
+            below=[[("" if peak is None else f"{peak:.2g}", INK) for peak in row] for row in past],
         )  # fmt: skip
         return True
 

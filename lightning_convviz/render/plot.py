@@ -22,7 +22,7 @@ HEAD, BELOW, BETWEEN = 33, 21, 22  # the room above, below and between plots
 INSET = 16  # from a plot's side to its first layer
 SWATCH = 26
 NAMED = 12  # layers with their names; more are numbered
-NAME = 130  # the longest name of a layer
+NAME = 180  # the longest name of a layer
 SLANT = 55  # degrees
 EPOCH = "epoch"
 

@@ -65,7 +65,7 @@ class Strip:
         w = self.tiles.shape[3] * self._zoom
         columns = self.places + beside
         step = max(w + GAP, (CARD - 2 * MARGIN) // columns)
-        while self.below and step < Sheet(2 * MARGIN + columns * step).width_of(WORD) + GAP:
+        while self.below and step < Sheet(2 * MARGIN + columns * step).width_of(WORD) + 3 * GAP:
             step += 1  # captions below tiles grow with the page
         sheet = self._headed(2 * MARGIN + columns * step)
         unit = "steps" if self.columns[-1].startswith("s. ") else "epochs"

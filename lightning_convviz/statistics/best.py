@@ -85,7 +85,7 @@ class Best:
         Images of another shape than the first ones are kept at the first ones' size.
         """
         with torch.inference_mode(False), torch.no_grad():
-            peak, place, (y, x) = batch[0].clone(), batch[1].clone(), batch[2]
+            peak, place, (y, x) = batch
             rows = peak.sort(dim=0, descending=True, stable=True).indices[: self.kept]
             where = place.gather(0, rows)
             new = {

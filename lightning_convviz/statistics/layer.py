@@ -17,35 +17,34 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Num
 from torch import Tensor
 
-from lightning_convviz.statistics.bins import counts
+from lightning_convviz.statistics.bins import BINS, counts
 from lightning_convviz.statistics.similarity import prints
 from lightning_convviz.statistics.sums import PICTURES, Sums
 
 WHOLE, SIDE = 8, 4  # positions along y and x: as many are read whole, of more this many at most
 VALUES = 512  # of an image, counted in bins
+TOGETHER = 256  # images whose small results wait, to be summed by a few large operations and not by many small ones
 CHANNELS = 1024  # a c x c matrix of more is above 8 MB, on the device and sent between ranks, for every layer
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What is taken of a batch's output; all is new memory.
+    """What is taken of a batch's output, image by image; all is new memory.
 
     Attributes:
         features: (n, c), means over the positions.
-        peak: (c,), the largest value.
-        low: (c,), the smallest mean of an image.
-        magnitude: (c,), the sum over images of the grid's mean |h|.
-        bins: counts of the sampled values.
+        peaks: (n, c), the largest values.
+        magnitudes: (n, c), the grid's mean |h|.
+        sample: (n, s), values to be counted in bins.
     """
 
     features: Float[Tensor, "n c"]
-    peak: Float[Tensor, " c"]
-    low: Float[Tensor, " c"]
-    magnitude: Float[Tensor, " c"]
-    bins: Int[Tensor, " bins"]
+    peaks: Float[Tensor, "n c"]
+    magnitudes: Float[Tensor, "n c"]
+    sample: Float[Tensor, "n s"]
 
     def __len__(self) -> int:
         return len(self.features)
@@ -54,11 +53,12 @@ class Batch:
 class Tally:
     """Running sums of one layer's output over one validation.
 
-    Sums are in float64, where the device has it, around the first batch's mean: any split into batches gives the same
-    figures but for rounding. On the device it keeps at most 256 x c features, a c x c matrix (up to 1024 channels;
-    above, effective rank and saturation are those of the kept features), and a few numbers for each channel. All
-    operations are deterministic on CUDA; the product for the matrix is cuBLAS's, which wants CUBLAS_WORKSPACE_CONFIG
-    under `torch.use_deterministic_algorithms(True)`, as every linear layer does.
+    Sums are in float64, where the device has it, around the mean of the first images: any split into batches gives the
+    same figures but for rounding. On the device it keeps at most 256 x c features, a c x c matrix (up to 1024 channels;
+    above, effective rank and saturation are those of the kept features), and of up to 256 images and a batch what waits
+    to be summed, 3 c + 512 numbers each. All operations are deterministic on CUDA; the product for the matrix is
+    cuBLAS's, which wants CUBLAS_WORKSPACE_CONFIG under `torch.use_deterministic_algorithms(True)`, as every linear
+    layer does.
 
     Args:
         pictures: how many images' features are kept, the first ones that pass. Of several ranks each keeps its share.
@@ -80,6 +80,7 @@ class Tally:
         """A new validation begins."""
         self._count = 0
         self._kept: list[tuple[Tensor, Tensor]] = []
+        self._waiting: list[Batch] = []
         self._running: _Running | None = None
 
     def reduce(self, output: Float[Tensor, "n c y x"]) -> Batch:
@@ -89,57 +90,76 @@ class Tally:
             grid = _grid(output).to(wide)
             if grid.stride() != output.stride():  # a copy is cheaper than to pass twice over one with gaps
                 grid = grid.clone()
-            features = output.mean((2, 3), dtype=wide)
             return Batch(
-                features=features,
-                peak=output.amax((2, 3)).amax(0).to(wide),  # in two steps: up to seven times as fast on a CPU
-                low=features.amin(0),
-                magnitude=grid.abs().mean((2, 3)).sum(0, dtype=_exact(output.device)),
-                bins=counts(_sample(grid)),
+                features=output.mean((2, 3), dtype=wide),
+                peaks=output.amax((2, 3)),
+                magnitudes=grid.abs().mean((2, 3)),
+                sample=_sample(grid).clone(),
             )
 
     def add(self, batch: Batch, images: Num[Tensor, "n ..."]) -> None:
         """Take a batch: what `reduce` made of a layer's output, and its images, once they are known."""
-        device, room = batch.features.device, max(0, self.pictures - self._count)
-        # Running sums must be normal tensors in inference mode too; autocast must not round float32 matrices.
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        room = max(0, self.pictures - self._count)
+        with torch.inference_mode(False), torch.no_grad():
             if room or not self._kept:
-                self._kept.append((batch.features[:room], prints(images[:room]).to(device)))
-            if self._running is None:
-                self._running = _Running(batch)
-            self._running.add(batch)
-            self._count += len(batch)
+                self._kept.append((batch.features[:room], prints(images[:room]).to(batch.features.device)))
+        self._waiting.append(batch)
+        self._count += len(batch)
+        if sum(map(len, self._waiting)) >= TOGETHER:
+            self._settle()
 
     def sums(self) -> Sums | None:
         """The sums so far; None where nothing has passed."""
+        self._settle()
         if self._running is None:
             return None
         with torch.inference_mode(False), torch.no_grad():
             features, fingerprints = (torch.cat(each) for each in zip(*self._kept, strict=True))
             return self._running.sums(self._count, features, fingerprints)
 
+    def _settle(self) -> None:
+        """Put what waits into the sums."""
+        if not self._waiting:
+            return
+        with torch.inference_mode(False), torch.no_grad():  # what is updated later must be a normal tensor
+            features, peaks, magnitudes = (
+                torch.cat([getattr(batch, name) for batch in self._waiting])
+                for name in ("features", "peaks", "magnitudes")
+            )
+            sample = torch.cat([batch.sample.flatten() for batch in self._waiting])
+            if self._running is None:
+                self._running = _Running(features)
+            self._running.add(features, peaks.to(features), magnitudes, sample)
+        self._waiting.clear()
+
 
 class _Running:
     """Sums on the device, updated in place."""
 
-    def __init__(self, first: Batch) -> None:
-        exact, channels = _exact(first.features.device), first.features.shape[1]
-        self.origin = first.features.mean(0, dtype=exact).nan_to_num(0.0, 0.0, 0.0)
+    def __init__(self, features: Float[Tensor, "n c"]) -> None:
+        exact, channels = _exact(features.device), features.shape[1]
+        self.origin = features.mean(0, dtype=exact).nan_to_num(0.0, 0.0, 0.0)
         self.total = torch.zeros_like(self.origin)
         self.magnitude = torch.zeros_like(self.origin)
         self.scatter = self.origin.new_zeros(channels, channels) if channels <= CHANNELS else None
-        self.bins = torch.zeros_like(first.bins, dtype=torch.int64)
-        self.peak, self.low = first.peak.clone(), first.low.clone()
+        self.bins = torch.zeros(BINS, dtype=torch.int64, device=features.device)
+        self.peak, self.low = features.new_full((channels,), -torch.inf), features.new_full((channels,), torch.inf)
 
-    def add(self, batch: Batch) -> None:
-        offset = batch.features.to(self.origin.dtype) - self.origin
+    def add(
+        self,
+        features: Float[Tensor, "n c"],
+        peaks: Float[Tensor, "n c"],
+        magnitudes: Float[Tensor, "n c"],
+        sample: Float[Tensor, " _"],
+    ) -> None:
+        offset = features.to(self.origin.dtype) - self.origin
         self.total += offset.sum(0)
         if self.scatter is not None:
-            self.scatter.addmm_(offset.T, offset)
-        self.magnitude += batch.magnitude
-        self.bins += batch.bins
-        torch.maximum(self.peak, batch.peak, out=self.peak)
-        torch.minimum(self.low, batch.low, out=self.low)
+            self.scatter.addmm_(offset.T, offset)  # in place, which autocast does not touch
+        self.magnitude += magnitudes.sum(0, dtype=self.magnitude.dtype)
+        self.bins += counts(sample)
+        torch.maximum(self.peak, peaks.amax(0), out=self.peak)
+        torch.minimum(self.low, features.amin(0), out=self.low)
 
     def sums(self, count: int, features: Float[Tensor, "m c"], fingerprints: Float[Tensor, " m"]) -> Sums:
         apart, scatter = self.total / count, self.scatter

@@ -12,7 +12,7 @@ from lightning_convviz.statistics.sums import Sums
 
 HIGH = 0.995  # the percentile that is told
 TAU = 0.025  # of a dormant channel, the stricter one of Sokar et al.
-CONSTANT = 1e-6  # of the largest value: what rounding makes of a mean
+CONSTANT = 2e-6  # of the largest value: the rounding of a mean of 10⁴ values is a fourth of it
 SHARE = 0.99  # of the variance, for saturation
 
 
@@ -30,7 +30,7 @@ class Figures:
         channels: how many channels, c.
         sparsity: the share of values that are not above zero, in [0, 1]; of a sample (see `Tally`).
         dead: (c,), the channels that were never above zero, at any position of any image, or are constant: no image's
-            mean is below the largest value by more than 1e-6 of it.
+            mean is below the largest value by more than 2e-6 of it.
         dormant: (c,), the channels with E|hᵢ| ≤ 0.025 · meanₖ E|hₖ|: the score of Sokar et al. 2023, "The Dormant
             Neuron Phenomenon in Deep Reinforcement Learning" (https://arxiv.org/abs/2302.12902), Definition 3.1.
         mean: over all values.

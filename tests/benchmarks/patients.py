@@ -115,7 +115,7 @@ STILL = "never started, stopped"
 SICK = [
     sick("plain, learning rate too high", 501, 0.01, "dead"),
     sick("plain, learning rate too high", 502, 0.3, "dead", **SGD),
-    sick("plain, learning rate too high", 503, 3.0, "dead", **SGD),
+    sick("plain, learning rate too high", 503, 3.0, "dead, not finite", **SGD),
     sick("plain, a dead layer", 504, 1e-3, "dead", partial(dead_channels, 1.0)),
     sick("plain, 30 % of a layer dead", 505, 1e-3, "dead", partial(dead_channels, 0.3)),
     sick("plain, penalty with wrong sign", 506, 1e-3, "exploding, dead", partial(wrong_sign, 0.3)),

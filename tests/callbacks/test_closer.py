@@ -33,6 +33,7 @@ def test_each_validation_draws_both_of_each_layer(fit, tiny, statistics):
     own = {f"activations/{layer}/{kind}" for layer in ("net.conv1", "net.conv2") for kind in KINDS}
     assert events.tags == own | {"activations/net.conv1", "activations/net.conv2"}
     assert all(events.steps(tag) == [6, 12] for tag in own)
+    assert any("sparsity" in tag for tag in events.scalars) is statistics, "both listen to the same layers"
     images = data(20, seed=1).tensors[0]
     for layer, count in (("net.conv1", 4), ("net.conv2", 6)):
         about = facts(events.images(f"activations/{layer}/exciting")[-1])
