@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-PIXELS = 1024  # values of an image at most that its print is made of
+PIXELS = 256  # values of an image at most that its print is made of
 APART = 1e-4  # of the largest print: beyond rounding, below what another crop or a little noise makes
 
 
@@ -50,7 +50,7 @@ def _kernel(features: Float[Tensor, "m c"]) -> Float[Tensor, "m m"]:
 
 
 def prints(images: Num[Tensor, "n ..."]) -> Float[Tensor, " n"]:
-    """A fingerprint of each image: a sum of up to 1024 of its values with fixed irregular weights.
+    """A fingerprint of each image: a sum of up to 256 of its values with fixed irregular weights.
 
     It changes with the pixels, their order included, and doesn't depend on the other images of the batch. Nothing waits
     for the device.

@@ -18,7 +18,8 @@ from lightning_convviz import ActivationLogger, GradCAMLogger, sinks
 from lightning_convviz.render import Animation, Chart, Panel, Sheet, encode, rgb
 
 TAGS = {"activations", "filters", "gradcam"}
-KINDS = TAGS | {"kernels", "mistakes", "followed", "confusions"}
+OVER_TIME = {"evolution", "statistics"}
+KINDS = TAGS | OVER_TIME | {"kernels", "mistakes", "followed", "confusions"}
 
 
 def _opened(file):
@@ -114,7 +115,7 @@ def test_mlflow_in_a_local_store(fit, tmp_path, monkeypatch):
     fit(three(), logger=logger)
     files = list((tmp_path / "artifacts").rglob("*.png"))
     names = [file.name.split("+") for file in files]  # MLflow: <key>+step+<step>+timestamp+...
-    assert {name[0].split("~")[0] for name in names} == TAGS
+    assert {name[0].split("~")[0] for name in names} == TAGS | OVER_TIME
     assert {int(name[2]) for name in names} == {6, 12}
     assert all(_opened(file).width >= 300 for file in files)
     history = mlflow.MlflowClient(logger._tracking_uri).get_metric_history(logger.run_id, "convviz/seconds/gradcam")
@@ -189,7 +190,7 @@ def test_a_logger_without_pictures_gets_them_in_its_folder(fit, tmp_path, caplog
     assert [file.name for file in sorted((folder / "gradcam/probes").iterdir())] == [
         "step_00000006.jpg", "step_00000012.jpg",
     ]  # fmt: skip
-    assert {path.name for path in folder.iterdir()} == TAGS
+    assert {path.name for path in folder.iterdir()} == TAGS | OVER_TIME | {"animation"}
 
 
 def test_a_logger_that_takes_pictures_is_enough(fit, tmp_path):
@@ -208,7 +209,7 @@ def test_without_a_logger_pictures_go_into_save_dir(fit, tmp_path):
 def test_save_dir_comes_beside_the_loggers(fit, tmp_path):
     first = ActivationLogger(on_error="raise")
     trainer = fit([first, GradCAMLogger(save_dir=str(tmp_path / "mine"), on_error="raise")])
-    assert {path.name for path in (tmp_path / "mine").iterdir()} == {"gradcam"}
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {"gradcam", "evolution", "animation"}
     assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [6, 12]
 
 
