@@ -89,7 +89,7 @@ class GradCAMLogger(Watcher):
 
     name = "gradcam"
     spare: ClassVar[Mapping[str, tuple[str, str]]] = {
-        "evolution": ("film strips", "num_probes"), "followed": ("followed pictures", "num_mistakes"),
+        "followed": ("followed pictures", "num_mistakes"), "evolution": ("film strips", "num_probes"),
     }  # fmt: skip
 
     def __init__(

@@ -1,7 +1,7 @@
 """What the figures of layers cost: validation epochs with and without, in interleaved pairs.
 
-    python tests/benchmarks/statistics.py            # CPU seconds on one thread; writes results/statistics.md
-    python tests/benchmarks/statistics.py --pairs 3  # a short look, nothing is written
+    python tests/benchmarks/figures.py            # CPU seconds on one thread; writes results/figures.md
+    python tests/benchmarks/figures.py --pairs 3  # a short look, nothing is written
 
 ResNet-18 with random weights on noise, five layers over its depth. With: a forward hook on each that reduces, the sums
 of each batch, the figures at the end of the epoch; all of it counts. The two epochs of a pair take turns batch by
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from lightning_convviz.statistics import Tally, figures
 
-RESULTS = Path(__file__).parent / "results" / "statistics.md"
+RESULTS = Path(__file__).parent / "results" / "figures.md"
 LAYERS = ("relu", "layer1", "layer2", "layer3", "layer4")
 ORDERS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 SIZES = {64: (64, 24), 224: (16, 6)}  # pixels: images in a batch, batches
@@ -36,7 +36,7 @@ PAIRS = 15  # fewer are a look, not a result
 
 INTRO = f"""# What the figures of layers cost
 
-`statistics.py`: ResNet-18, random weights, noise, evaluation mode under no_grad. Observed are
+`figures.py`: ResNet-18, random weights, noise, evaluation mode under no_grad. Observed are
 {", ".join(f"`{name}`" for name in LAYERS)}; the first is the ReLU after the first BatchNorm. CPU time of an epoch
 with and without in pairs, that take turns batch by batch; the median of the ratios less 1, and order statistics around
 it that hold it with at least 95 %. Then what is spent inside `Tally.reduce`, `Tally.add` and `figures`, measured
