@@ -164,7 +164,7 @@ class Health:
 
     def text(self) -> str:
         """The alarms that the last drawing raised, in Markdown; empty where there are none."""
-        return "\n".join(f"- **{each.kind}**, {each.layer}: {each.text} *{each.advice}*" for each in self.told)
+        return "\n".join(f"- **{each.kind}**: {each.text} *{each.advice}*" for each in self.told)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
