@@ -103,7 +103,9 @@ class Events:
         return [Image.open(io.BytesIO(event.encoded_image_string)) for event in self._all.Images(tag)]
 
     def sizes(self) -> dict[str, int]:
-        return {tag: max(len(event.encoded_image_string) for event in self._all.Images(tag)) for tag in self.every}
+        """The largest file of each tag of a drawing; animations come once, at the end."""
+        drawn = {tag for tag in self.every if not tag.startswith("animation/")}
+        return {tag: max(len(event.encoded_image_string) for event in self._all.Images(tag)) for tag in drawn}
 
     def epochs(self, name: str) -> list[dict[str, Any]]:
         values = [event.tensor_proto.string_val[0] for event in self._all.Tensors(f"convviz/{name}")]

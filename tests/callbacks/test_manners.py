@@ -297,7 +297,8 @@ def test_a_sink_of_ones_own(fit, monkeypatch, tmp_path):
     seen = []
     sinks.register("CSVLogger")(lambda logger, files: seen.append((files.drawing.step, sorted(files.images))))
     fit([GradCAMLogger(num_mistakes=0, on_error="raise")], logger=CSVLogger(tmp_path))
-    assert seen == [(6, ["gradcam/probes"]), (12, ["gradcam/probes"])]
+    pages = ["evolution/gradcam/probes", "gradcam/probes"]
+    assert seen == [(6, pages), (12, pages), (12, ["animation/gradcam/probes"])]
 
 
 def test_fast_dev_run_draws_and_writes_nothing(fit):
