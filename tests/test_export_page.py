@@ -23,7 +23,7 @@ from lightning_convviz.render import Sheet, encode, rgb
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason=f"needs one of {', '.join(NAMES)}")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(PROGRAM is None, reason=f"needs one of {', '.join(NAMES)}")]
 
 CODES = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35, " ": 32, "Escape": 27, "Enter": 13, "Tab": 9}
 PWNED = "<img src=x onerror='window.pwned = 1'>"
