@@ -245,6 +245,7 @@ def test_a_device_without_float64_has_the_same_figures(monkeypatch):
 def test_one_value_anywhere_makes_a_channel_alive():
     maps = -drawn(9, 3, 50, 50).abs()
     maps[7, 1, 49, 3] = 1e-6
+    maps[2, 2, 0, 0] = 0.0
     found = figures(passed(maps, [4, 5]))
     assert found.dead.tolist() == [True, False, True]
     assert found.high == 0.0

@@ -130,7 +130,7 @@ def compare(side: int, order: str, pairs: int) -> str:
 
 def report(rows: Callable[[], list[str]], pairs: int) -> str:
     processor = next((line.split(":")[1].strip() for line in lines() if "model name" in line), platform.machine())
-    where = f"{processor}, 1 thread of a busy shared machine, torch {torch.__version__}"
+    where = f"{processor}, 1 thread of a shared machine, torch {torch.__version__}"
     where += f", torchvision {torchvision.__version__}"
     head = (
         "| images | memory | batches | without, CPU s | added, % | `reduce`, % | `add`, % | `figures`, % | these, % |"
