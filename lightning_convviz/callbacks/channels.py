@@ -28,12 +28,12 @@ WIDEST = 1_200  # pixels of a picture; more probes than fit are left out of its 
 STRIP = 40_000  # bytes of a strip's file
 STROKE = PAGE + TONES // 2  # the tone of what is crossed out
 
-LEGEND = """**Activations**: what each channel of the layer answers to the first probe image, a tile for each channel,
-in the order of their numbers; below, the channels that were strongest in the first drawing on all probes. Dark is 0
-or less (what a ReLU would cut off), bright the upper end of the scale, which is one for the layer and stays until the
-values leave it by a factor of two. Early layers keep the picture; deeper ones answer in fewer places. A tile that
-stays dark is a filter that found nothing in this picture; a hatched one is dead: it was never above 0 on any picture
-of the whole validation."""
+LEGEND = """**Activations**: what each channel of the layer answers to the first probe image, a tile for each
+channel, in the order of their numbers; below, the channels that were strongest in the first drawing on all probes.
+Dark is 0 or less (what a ReLU would cut off), bright the upper end of the scale, which is one for the layer and
+stays until the values leave it by a factor of two. Early layers keep the picture; deeper ones answer in fewer
+places. A tile that stays dark is a filter that found nothing in this picture; a hatched one is dead: it was never
+above 0 on any picture of the whole validation."""
 
 
 def strongest(maps: Float[Tensor, "n c y x"], among: Sequence[int], count: int) -> list[int]:
@@ -91,14 +91,20 @@ class Page:
         sheet = Sheet(2 * MARGIN + max(columns * (w * zooms[0] + GAP), across * (w * zooms[1] + GAP)))
         silent = round(float((self.maps <= 0).float().mean()), 4)
         self._head(sheet, channels, silent, pool)
-        self._bar(sheet)
+        self.bar(sheet)
         grid = sheet.tiles(self._marked(codes[0, channels], channels), columns=columns, zoom=zooms[0])
         shown = list(self.pinned[:ON_ALL])
         strip = self._on_all(sheet, codes[:across], shown, zooms[1])
         ids = list(self.view.probes.ids or ())
-        items = {"source": self.source, "silent": silent, "pool": pool, "dead": self._dead(channels)}
+        items = {
+            "source": self.source,
+            "silent": silent,
+            "pool": pool,
+            "dead": self._dead(channels),
+            "blank": self._blank(channels),
+        }
         about = {
-            **self._about("activations"), "rows": ids[:1], "columns": channels, "items": [items],
+            **self.about("activations"), "rows": ids[:1], "columns": channels, "items": [items],
             "also": {"tiles": strip.geometry(), "rows": shown, "columns": ids[:across]},
         }  # fmt: skip
         return sheet.picture(main=grid, colormap=self.cmap, legend=LEGEND, about=about)
@@ -115,14 +121,15 @@ class Page:
                     codes[row, place] = hatched_codes(codes[row, place], STROKE)
         note = f"input: probe {_called(self.view.probes, 0)}"
         return Strip(
-            title=f"{self._title} over time", lines=[self.view.moment.caption, note],
+            title=f"Activations of {self.called} over time", lines=[self.view.moment.caption, note],
             rows=[f"channel {channel}" for channel in channels], ids=channels, columns=history.titles(), tiles=codes,
-            scale=self._bar, colormap=self.cmap, budget=STRIP, places=KEPT,
+            scale=self.bar, colormap=self.cmap, budget=STRIP, places=KEPT,
             legend=OVER_TIME.format(row="of the channels that were strongest in the first drawing"),
-            about=self._about("evolution"),
+            about=self.about("evolution"),
         )  # fmt: skip
 
-    def _about(self, kind: str) -> dict[str, Any]:
+    def about(self, kind: str) -> dict[str, Any]:
+        """The facts of a page of this kind."""
         moment = self.view.moment
         scale = None if isinstance(self.top, Tensor) else [0.0, self.top]
         stamp = {"scale_changed": self.stamp} if self.stamp else {}
@@ -138,12 +145,18 @@ class Page:
     def _dead(self, channels: Sequence[int]) -> list[int]:
         return [channel for channel in channels if self.dead and self.dead[channel]]
 
+    def _blank(self, channels: Sequence[int]) -> list[int]:
+        """Those that found nothing in the first probe, and are not dead."""
+        silent, dead = (self.maps[0].amax((1, 2)) <= 0).tolist(), self._dead(channels)
+        return [channel for channel in channels if silent[channel] and channel not in dead]
+
     def _marked(self, codes: UInt8[Tensor, "k y x"], channels: Sequence[int]) -> UInt8[Tensor, "k y x"]:
-        """With strokes over the dead ones."""
-        rows = [channels.index(channel) for channel in self._dead(channels)]
-        if rows:
-            codes = codes.clone()
-            codes[rows] = hatched_codes(codes[rows], STROKE)
+        """With strokes over the dead ones, and a corner of the blank ones."""
+        codes, corner = codes.clone(), max(1, round(codes.shape[2] / 12))
+        for channel in self._dead(channels):
+            codes[channels.index(channel)] = hatched_codes(codes[channels.index(channel)], STROKE)
+        for channel in self._blank(channels):
+            codes[channels.index(channel), :corner, :corner] = STROKE
         return codes
 
     def _cut(self) -> tuple[list[int], Float[Tensor, "n c v u"], int]:
@@ -157,24 +170,27 @@ class Page:
         return channels, F.avg_pool2d(maps, pool) if pool > 1 else maps, pool
 
     @property
-    def _title(self) -> str:
-        return f"Activations of {self.name}" + (f" → {self.source}" if self.source != self.name else "")
+    def called(self) -> str:
+        """The layer, and where its output is taken."""
+        return self.name + (f" → {self.source}" if self.source != self.name else "")
 
     def _head(self, sheet: Sheet, channels: Sequence[int], silent: float, pool: int) -> None:
         photos, maps = self.view.photos, self.maps
-        photo = _resized(photos[:1], *_thumbnail(*photos.shape[-2:]))
+        photo = resized(photos[:1], *_thumbnail(*photos.shape[-2:]))
         top = sheet.y
         block = sheet.tiles(rgb(photo), columns=1)
         below, sheet.y = sheet.y, top
         x = block.x + block.size[0] + 2 * MARGIN
         means = f", means of {pool} × {pool}" if pool > 1 else ""
-        blank = int((maps[0, channels].amax((1, 2)) <= 0).sum())
+        blank = len(self._blank(channels))
         dead = self._dead(channels)
-        sheet.write(self._title, bold=True, x=x)
+        sheet.write(f"Activations of {self.called}", bold=True, x=x)
         sheet.write(self.view.moment.caption, x=x)
         sheet.write(f"input: probe {_called(self.view.probes, 0)}", x=x)
         sheet.write(f"{len(channels)} of {maps.shape[1]} channels, {maps.shape[2]} × {maps.shape[3]}{means}", x=x)
-        sheet.write(f"probes: {silent:.0%} of the values 0 or less, {blank} tiles blank here", x=x)
+        sheet.write(f"probes: {silent:.0%} of the values 0 or less", x=x)
+        if blank:
+            sheet.write(f"gray corner, blank here: {blank}", x=x)
         for line in self.said:
             sheet.write(line, x=x)
         if dead:
@@ -183,7 +199,8 @@ class Page:
             )
         sheet.y = max(sheet.y, below) + MARGIN
 
-    def _bar(self, sheet: Sheet) -> None:
+    def bar(self, sheet: Sheet) -> None:
+        """The scale, as a line of a page."""
         if isinstance(self.top, Tensor):
             sheet.scale_bar("0", "max", note="each channel by its own: shape only")
         else:
@@ -196,7 +213,7 @@ class Page:
         sheet.y += MARGIN
         sheet.write(f"{len(shown)} strong channels, on every probe", bold=True)
         h, w = codes.shape[2] * zoom, codes.shape[3] * zoom
-        sheet.tiles(rgb(_resized(self.view.photos[: len(codes)], h, w)), columns=len(codes))
+        sheet.tiles(rgb(resized(self.view.photos[: len(codes)], h, w)), columns=len(codes))
         tiles = codes[:, shown].transpose(0, 1).flatten(0, 1)
         block = sheet.tiles(tiles, columns=len(codes), zoom=zoom, above=sheet.line)
         for row, channel in enumerate(shown):
@@ -228,7 +245,7 @@ def _thumbnail(h: int, w: int, side: int = 90) -> tuple[int, int]:
     return max(1, round(h * factor)), max(1, round(w * factor))
 
 
-def _resized(photos: Float[Tensor, "n 3 h w"], h: int, w: int) -> Float[Tensor, "n 3 v u"]:
+def resized(photos: Float[Tensor, "n 3 h w"], h: int, w: int) -> Float[Tensor, "n 3 v u"]:
     """Photographs at another size: averaged where it is smaller, every pixel repeated where it is larger."""
     mode = "area" if h < photos.shape[2] or w < photos.shape[3] else "nearest"
     return F.interpolate(photos.float(), size=(h, w), mode=mode)

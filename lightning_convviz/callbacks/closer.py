@@ -4,14 +4,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_convviz.callbacks.channels import Page
+from lightning_convviz.callbacks.channels import Page, resized
 from lightning_convviz.callbacks.health import Heard
 from lightning_convviz.callbacks.overheard import Overheard
 from lightning_convviz.layers import spread
@@ -135,13 +134,13 @@ def strongest(page: Page, count: int) -> Picture:
     n, k, h, w = codes.shape
     zoom = zoom_for(max(h, w), k + 1)
     sheet = Sheet(2 * MARGIN + (k + 1) * (w * zoom + GAP) + GAP)
-    sheet.write(f"Strongest channels of {_name(page)}", bold=True)
+    sheet.write(f"Strongest channels of {page.called}", bold=True)
     sheet.write(page.view.moment.caption)
     means = f", means of {pool} × {pool}" if pool > 1 else ""
     sheet.write(f"{k} of {page.maps.shape[1]} channels for each of {n} probes, {h} × {w}{means}")
     often = Counter(channels.flatten().tolist()).most_common(3)
     sheet.write("most often here: " + ", ".join(f"#{channel} ({times} of {n})" for channel, times in often))
-    _bar(sheet, page)
+    page.bar(sheet)
     grid = _rows(sheet, page, codes, zoom)
     items = [
         {"channel": channel, "peak": _plain(peak)}
@@ -150,7 +149,7 @@ def strongest(page: Page, count: int) -> Picture:
     for index, item in enumerate(items):
         _below(sheet, grid, index, f"#{item['channel']} {_said(item['peak'])}")
     ids = list(page.view.probes.ids or ())
-    about = {**_about(page, "strongest"), "rows": ids, "columns": list(range(1, k + 1)), "items": items, "pool": pool}
+    about = {**page.about("strongest"), "rows": ids, "columns": list(range(1, k + 1)), "items": items, "pool": pool}
     return sheet.picture(main=grid, colormap=page.cmap, legend=STRONGEST, about=about, budget=BUDGET)
 
 
@@ -158,7 +157,7 @@ def _rows(sheet: Sheet, page: Page, codes: UInt8[Tensor, "n k v u"], zoom: int) 
     """The probes, and beside each its maps."""
     n, k, h, w = codes.shape
     top = sheet.y
-    photos = sheet.tiles(rgb(_resized(page.view.photos, (h * zoom, w * zoom))), columns=1, below=sheet.line)
+    photos = sheet.tiles(rgb(resized(page.view.photos, h * zoom, w * zoom)), columns=1, below=sheet.line)
     for row in range(n):
         _below(sheet, photos, row, _called(page, row))
     sheet.y = top
@@ -179,15 +178,6 @@ def _codes(page: Page, channels: Int[Tensor, "n k"]) -> tuple[UInt8[Tensor, "n k
     return torch.where(codes < LEVELS, (codes + STEP // 2) // STEP * STEP, codes), pool
 
 
-def _bar(sheet: Sheet, page: Page) -> None:
-    if isinstance(page.top, Tensor):
-        sheet.scale_bar("0", "max", note="each channel by its own: shape only")
-        return
-    sheet.scale_bar("0", numbers([page.top])[0], note="dark: 0 or less")
-    if page.stamp:
-        sheet.write(f"scale {page.stamp}")
-
-
 def _called(page: Page, row: int) -> str:
     """What stands below a probe: its class, or else its id."""
     probes = page.view.probes
@@ -204,7 +194,7 @@ def exciting(page: Page, ranked: best.Ranked) -> Picture:
     w = tiles.shape[2]
     columns = min(k, max(1, round(CARD / (w + BETWEEN))))
     sheet = Sheet(2 * MARGIN + columns * (w + BETWEEN) - BETWEEN)
-    sheet.write(f"Most exciting pictures for {_name(page)}", bold=True)
+    sheet.write(f"Most exciting pictures for {page.called}", bold=True)
     sheet.write(page.view.moment.caption)
     sheet.write(f"{k} of {page.maps.shape[1]} channels, the best {m} of {ranked.count} validated")
     sheet.write("best first; framed and below: the largest value")
@@ -226,7 +216,7 @@ def exciting(page: Page, ranked: best.Ranked) -> Picture:
             text, color = ("≤ 0", UNKNOWN) if silent else (_said(peak), INK)
             sheet.label(text, x + place * (w + GAP) // m, y + grid.size[1], color=color)
     about = {
-        **_about(page, "exciting"), "scale": None, "count": ranked.count, "rows": ["exciting"],
+        **page.about("exciting"), "scale": None, "count": ranked.count, "rows": ["exciting"],
         "columns": ranked.channels, "items": items,
     }  # fmt: skip
     return sheet.picture(main=grid, colormap=None, legend=EXCITING, about=about, budget=BUDGET)
@@ -239,7 +229,7 @@ def _cells(page: Page, ranked: best.Ranked) -> UInt8[Tensor, "k v u 3"]:
     k, m, _, h, w = ranked.images.shape
     side = min(THUMBNAIL, round((PHOTOS / (k * m)) ** 0.5))
     size = max(1, round(h * side / max(h, w))), max(1, round(w * side / max(h, w)))
-    shown = rgb(_resized(space.display(ranked.images.flatten(0, 1)), size)).clone()
+    shown = rgb(resized(space.display(ranked.images.flatten(0, 1)), *size)).clone()
     places, peaks = ranked.places.flatten(0, 1).tolist(), ranked.peaks.flatten().tolist()
     for tile, (y, x), peak in zip(shown, places, peaks, strict=True):
         if peak == best.NONE:
@@ -266,25 +256,9 @@ def framed(tile: UInt8[Tensor, "v u 3"], y: float, x: float) -> None:
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
-def _name(page: Page) -> str:
-    return page.name + (f" → {page.source}" if page.source != page.name else "")
-
-
-def _about(page: Page, kind: str) -> dict[str, Any]:
-    moment = page.view.moment
-    scale = None if isinstance(page.top, Tensor) else [0.0, page.top]
-    return {"kind": kind, "layer": page.name, "epoch": moment.epoch, "step": moment.step, "scale": scale}
-
-
 def _below(sheet: Sheet, block: Block, index: int, text: str) -> None:
     x, y = block.corner(index)
     sheet.label(text, x, y + block.size[1], width=block.size[0])
-
-
-def _resized(photos: Float[Tensor, "n 3 h w"], size: tuple[int, int]) -> Float[Tensor, "n 3 v u"]:
-    """Photographs at another size: averaged where it is smaller, every pixel repeated where it is larger."""
-    mode = "area" if size[0] < photos.shape[2] or size[1] < photos.shape[3] else "nearest"
-    return F.interpolate(photos.float(), size=size, mode=mode)
 
 
 def _plain(value: float) -> float | None:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_convviz.callbacks.scene import Moment
-from lightning_convviz.history import KEPT, Frame, History
+from lightning_convviz.history import KEPT, History
 from lightning_convviz.render.strips import Strip
 
 LEGEND = """One picture of the whole run: a row for each {row}, a column for each drawing, oldest first: the initial
@@ -29,17 +29,13 @@ class Evolution:
     def note(
         self, name: str, maps: Float[Tensor, "n ..."], facts: Sequence[Mapping[str, Any]], moment: Moment
     ) -> History:
-        """One more drawing of what has this name; of a network that is not being trained nothing is kept."""
+        """One more drawing of what has this name."""
         history = self._histories.setdefault(name, History(KEPT))
         last = history.frames[-1] if history.frames else None
         if last is not None and (last.codes.shape[1:] != maps.shape[1:] or _shown(last.facts) != _shown(facts)):
             history.frames = []  # other maps than those before, or of other channels
         history.note(maps, facts, epoch=moment.epoch, step=moment.step, initial=moment.initial)
         return history
-
-    def frames(self, name: str) -> list[Frame]:
-        """What is kept of the drawings, oldest first."""
-        return self._histories[name].frames if name in self._histories else []
 
     def choose(self, name: str, rows: Sequence[int]) -> None:
         """Keep only some rows of the drawings so far."""

@@ -243,10 +243,8 @@ class GradCAMLogger(Watcher):
         said: list[dict[str, Any]] = [{}] * len(probes)
         if self.lens.has_classes and probes.look.logits is not None and probes.look.logits.ndim == 2:
             said = facts(probes.probes, probes.look.logits)
-        maps, some = (
-            probes.look.maps[0][:FOLLOWED],
-            Evidence(probes.probes.take(range(len(probes))[:FOLLOWED]), probes.look),
-        )
+        some = probes.probes.take(range(len(probes))[:FOLLOWED])
+        maps = probes.look.maps[0][:FOLLOWED]
         history = self._evolution.note("probes", maps, remembered(said[:FOLLOWED]), view.moment)
         if view.moment.initial:
             return {}

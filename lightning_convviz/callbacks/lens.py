@@ -251,12 +251,12 @@ class Page:
         title = f"Mistakes followed {self._where}: evidence for what was said"
         return followed.picture(self.view.moment, scale, title, self._about("followed"))
 
-    def over_time(self, seen: Evidence, history: History) -> Strip:
+    def over_time(self, probes: Probes, history: History) -> Strip:
         """`evolution/gradcam/probes`."""
         scale = Scale("evidence", self.evidence.high, self.evidence.unit)
         what = "predicted class" if self.lens.has_classes else "score"
         return strip(
-            history, seen.probes, scale, moment=self.view.moment, legend=OVER_TIME.format(row="probe"),
+            history, probes, scale, moment=self.view.moment, legend=OVER_TIME.format(row="probe"),
             title=f"Evidence for the {what}, over time {self._where}",
             about=self._about("evolution"), side=SIDE, budget=STRIP,
         )  # fmt: skip

@@ -12,7 +12,7 @@ from lightning_convviz.render.axes import Axis, linear, logarithmic
 from lightning_convviz.render.chart import Chart, Panel
 from lightning_convviz.render.page import EDGE, SMALL, TEXT, TITLE, WIDTH, Color, Page
 from lightning_convviz.render.paint import Encoded, png_options
-from lightning_convviz.render.sheet import INK, UNKNOWN, font, shorten
+from lightning_convviz.render.sheet import INK, UNKNOWN, font, shorten, wrapped
 
 TONES = (6, 3, 1)  # from white to each color: the fewer, the smaller the file
 
@@ -112,18 +112,9 @@ def _heading(page: Page, chart: Chart, names: Sequence[str]) -> None:
     if len(names) > NAMED:
         lines.append((f"Layers 1 to {len(names)}: {chart.layers[0]} … {chart.layers[-1]}", TEXT))
     for text, size in lines:
-        for line in _wrapped(text, size, size == TITLE):
+        for line in wrapped(text, WIDTH - 2 * EDGE, size, size == TITLE):
             page.text(line, EDGE, page.y + size / 2, size=size, bold=size == TITLE)
             page.y += round(1.35 * size)
-
-
-def _wrapped(text: str, size: int, bold: bool) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        fits = font(size, bold).getlength(longer) <= WIDTH - 2 * EDGE
-        lines[-1:] = [longer] if fits or not lines[-1] else [lines[-1], word]
-    return [shorten(line, WIDTH - 2 * EDGE, size, bold) for line in lines]
 
 
 def _key(page: Page, chart: Chart, strokes: Sequence[Stroke]) -> None:

@@ -140,6 +140,22 @@ def shorten(text: str, width: float, size: int, bold: bool = False) -> str:
     return text.rstrip() + "…"
 
 
+def wrapped(text: str, width: float, size: int, bold: bool = False) -> list[str]:
+    """The text in lines of at most `width` pixels; a word that is longer is cut.
+
+    >>> wrapped("a class with a very long name", 60, 11)
+    ['a class', 'with a', 'very long', 'name']
+    """
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font(size, bold).getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [shorten(line, width, size, bold) for line in lines]
+
+
 def zoom_for(tile: int, columns: int, *, width: int = CARD) -> int:
     """How often to enlarge tiles so that a row of them comes nearest to `width`; at least once.
 
@@ -184,7 +200,7 @@ class Sheet:
 
     def write(self, text: str, *, bold: bool = False, x: int = MARGIN, color: tuple[int, int, int] = INK) -> None:
         """A caption, wrapped to the width that is left."""
-        for line in self._wrapped(text, self.width - x - MARGIN, bold):
+        for line in wrapped(text, self.width - x - MARGIN, self.text, bold):
             self.label(line, x, self.y, bold=bold, color=color)
             self.y += self.line
 
@@ -202,16 +218,6 @@ class Sheet:
         """A line of text anywhere on the page; cut to `width` pixels, if given."""
         text = shorten(text, width, self.text, bold) if width else text
         self._labels.append(Label(x, y, text, self.text, bold, color, boxed))
-
-    def _wrapped(self, text: str, width: float, bold: bool) -> list[str]:
-        lines = [""]
-        for word in text.split():
-            longer = f"{lines[-1]} {word}".strip()
-            if lines[-1] and font(self.text, bold).getlength(longer) > width:
-                lines.append(word)
-            else:
-                lines[-1] = longer
-        return [shorten(line, width, self.text, bold) for line in lines]
 
     def tiles(
         self,

@@ -244,8 +244,11 @@ def test_a_layer_that_dies_is_told_of_hatched_and_logged(fit, tiny, caplog):
     assert "convviz/alarms/activations/text_summary" in events._all.Tags()["tensors"]
     page = events.images("activations/net.relu2")[-1]
     assert len(facts(page)["items"][0]["dead"]) == len(facts(page)["columns"])
-    strip = facts(events.images("evolution/activations/net.relu2")[-1])
-    assert strip["columns"][-1] == "ep. 3"
+    image = events.images("evolution/activations/net.relu2")[-1]
+    strip = facts(image)
+    assert strip["columns"] == ["initial", "ep. 0", "ep. 1", "ep. 2", "ep. 3"]
+    hatched = [bool((np.asarray(tile(image, strip["tiles"], column)) > 175).any()) for column in range(5)]
+    assert hatched == [False, False, True, True, True]
 
 
 def test_without_statistics_and_evolution_there_are_pages_only(fit):
@@ -275,10 +278,31 @@ def test_a_scale_changes_by_a_factor_of_two_and_says_when():
     assert (scales.hold("a", 1.0, Moment(3, 30, "")), scales.stamp("a")) == (1.0, "")
     assert scales.hold("a", 2.1, Moment(4, 40, "")) == 2.1
     assert scales.stamp("a") == "changed in ep. 4: before, 1"
+    down = Scales()
+    assert [down.hold("a", high, Moment(0, 0, "")) for high in (1.0, 0.51, 0.4)] == [1.0, 1.0, 0.4]
     again = Scales()
     again.restore(scales.state())
     assert (again.hold("a", 2.0, Moment(5, 50, "")), again.stamp("a")) == (2.1, scales.stamp("a"))
     assert scales.hold("b", float("nan"), Moment(5, 50, "")) == 1.0
+
+
+def test_a_channel_that_is_blank_on_the_probe_is_marked_in_its_corner_only(fit, tiny):
+    module, probe = still(Watched(tiny())), torch.zeros(2, 3, 12, 16)
+    probe[1] = data(1).tensors[0]  # the page is about the first
+    trainer = fit([activations(layers="net.relu2", probes=probe)], module=module, max_epochs=1)
+    (page,) = Events(trainer.logger.log_dir).images("activations/net.relu2")
+    told = facts(page)
+    with isolated(module), torch.no_grad(), layers.record(module, ["net.relu2"]) as outputs:
+        module(probe)
+    silent = [channel for channel in told["columns"] if outputs["net.relu2"][0, channel].max() <= 0]
+    assert told["items"][0]["blank"] == [each for each in silent if each not in told["items"][0]["dead"]]
+    channel = told["items"][0]["blank"][0]
+    codes = np.asarray(tile(page, told["tiles"], told["columns"].index(channel)))
+    zoom = told["tiles"]["w"] // 8
+    assert (codes[:zoom, :zoom] > 175).all()
+    codes = codes.copy()
+    codes[:zoom, :zoom] = 0
+    assert (codes == 0).all()
 
 
 def test_an_animation_moves(fit):

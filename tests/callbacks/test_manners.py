@@ -198,7 +198,7 @@ def test_a_writer_slower_than_the_run_drops_the_oldest_and_tells(fit, monkeypatc
 
     class Opens(L.Callback):
         def on_train_end(self, trainer, pl_module):
-            gate.set()
+            threading.Timer(0.7, gate.set).start()  # when all has been handed over
 
     monkeypatch.setitem(sinks.table.SINKS, "TensorBoardLogger", slow)
     with pytest.warns(UserWarning, match="dropped because writing was slower"):
