@@ -13,7 +13,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/train.py --data $(DATA) $(if $(EPOCHS),--epochs $(EPOCHS))
 
 # With run-time checks of every shape and type; and what drives the callbacks once more, as users get them.
-AGAIN := pictures matrix evolution
+AGAIN := pictures matrix
 PLAIN := --override-ini addopts=--strict-markers
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m "not slow"
