@@ -1,6 +1,8 @@
 """What probes may be made of, and what is said about the rest."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,40 @@ def check_images(images: Any) -> None:
         raise TypeError(f"`images` is {came}. Give a floating-point tensor (n, c, h, w), normalized as in training.")
     if images.ndim != 4 or not len(images):
         raise ValueError(f"`images` has shape {tuple(images.shape)}. It must be (n, c, h, w) with n of at least 1.")
+
+
+def check_numbers(argument: str, numbers: Any) -> None:
+    """Refuse all but finite numbers, one a channel."""
+    listed = numbers.tolist() if isinstance(numbers, Tensor) else numbers
+    if (
+        not isinstance(listed, Sequence)
+        or not all(isinstance(each, Real) for each in listed)
+        or isinstance(listed, bytes)
+    ):
+        raise TypeError(f"`{argument}` is {numbers!r}. Give a list with a number for each channel.")
+    if not all(math.isfinite(each) for each in listed):
+        raise ValueError(f"`{argument}` is {numbers!r}. Each must be finite.")
+
+
+def check_names(class_names: Any, ids: Any, others: Any) -> None:
+    """Refuse names that are no strings, and other inputs that are no tensors with a row for each image."""
+    if class_names is not None and not (_is_list(class_names) and all(isinstance(name, str) for name in class_names)):
+        raise TypeError(f"`class_names` is {class_names!r}. Give a list of names, one a class.")
+    if ids is not None and not (
+        isinstance(ids, Sequence) and all(isinstance(item, str) or is_index(item) for item in ids)
+    ):
+        raise TypeError(f"`ids` is {ids!r}. Give a list of integers or names, one an image.")
+    if not isinstance(others, Mapping):
+        raise TypeError(
+            f"`others` is a {type(others).__name__}. Give a dictionary of tensors with a row for each image."
+        )
+    for key, value in others.items():
+        if not isinstance(value, Tensor) or not value.ndim:
+            raise TypeError(f"`others[{key!r}]` is a {type(value).__name__}. Give a tensor with a row for each image.")
+
+
+def _is_list(given: Any) -> bool:
+    return isinstance(given, Sequence) and not isinstance(given, str | bytes)
 
 
 def is_index(index: Any) -> bool:

@@ -11,7 +11,15 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from lightning_convviz._probing import check_images, checked_labels, checked_masks, is_index, masks_of
+from lightning_convviz._probing import (
+    check_images,
+    check_names,
+    check_numbers,
+    checked_labels,
+    checked_masks,
+    is_index,
+    masks_of,
+)
 from lightning_convviz.batches import as_batch, read
 from lightning_convviz.isolation import same_randomness
 from lightning_convviz.pixels import PixelSpace, datasets, estimated, find_normalization, fits, normalized
@@ -37,7 +45,8 @@ class Probes:
             pixels, x1 and y1 just outside. They become masks.
 
     Raises:
-        TypeError: where images are not a floating-point tensor, masks no tensor, boxes no list.
+        TypeError: where images are not a floating-point tensor, masks no tensor, boxes no list; names, numbers or other
+            inputs of a wrong type.
         ValueError: where shapes, lengths, labels, masks or boxes don't fit.
 
     Example:
@@ -67,14 +76,16 @@ class Probes:
             checked_masks(self.masks, (n, h, w))
         if boxes is not None:
             object.__setattr__(self, "masks", masks_of(boxes, (n, h, w)))
+        check_names(self.class_names, self.ids, self.others)
+        if self.space is not None and not isinstance(self.space, PixelSpace):
+            raise TypeError(f"`space` is a {type(self.space).__name__}. Give a PixelSpace, or `mean` and `std`.")
         if self.labels is not None:
             object.__setattr__(self, "labels", checked_labels(self.labels, n, self.class_names))
         if (self.mean is None) != (self.std is None):
             raise ValueError("`mean` and `std` undo a normalization together. Give both or neither.")
         if self.mean is not None and self.std is not None:
-            for argument, numbers in {"mean": self.mean, "std": self.std}.items():
-                if not isinstance(numbers, Sequence | Tensor) or isinstance(numbers, str):
-                    raise TypeError(f"`{argument}` is {numbers!r}. Give a list with a number for each channel.")
+            check_numbers("mean", self.mean)
+            check_numbers("std", self.std)
             if len(self.mean) not in (1, c):
                 raise ValueError(f"`mean` has {len(self.mean)} numbers for {c} channels. Give one for each channel.")
             object.__setattr__(self, "space", normalized(self.mean, self.std))

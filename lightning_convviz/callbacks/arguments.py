@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from lightning_convviz import _lightning, ascent, cams, targets
 from lightning_convviz.render import colormap
 
@@ -37,20 +39,23 @@ def check_common(
     """
     at_least("num_probes", num_probes, 1)
     at_least("dataloader_idx", dataloader_idx, 0)
-    if every_n_epochs != "log":
+    if not isinstance(every_n_epochs, str) or every_n_epochs != "log":
         at_least("every_n_epochs", every_n_epochs, 1, alternative=", or 'log'")
     if forward is not None and not isinstance(forward, str) and not callable(forward):
         raise TypeError(
             f"`forward` is a {type(forward).__name__}. It can be the name of a sub-module or a function "
             "(model, images) -> logits."
         )
-    if name is not None and (not isinstance(name, str) or not name.strip("/ ")):
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"`name` is {name!r}. It must be a word for the tags, or None.")
+    if name is not None and not name.strip("/ "):
         raise ValueError(f"`name` is {name!r}. It must be a word for the tags, or None.")
-    if save_dir is not None and (not isinstance(save_dir, str | Path) or "://" in str(save_dir)):
+    if save_dir is not None and not isinstance(save_dir, str | Path):
+        raise TypeError(f"`save_dir` is {save_dir!r}. It must be the path of a local folder, or None.")
+    if save_dir is not None and (not str(save_dir).strip() or "://" in str(save_dir)):
         raise ValueError(f"`save_dir` is {save_dir!r}. It must be the path of a local folder, or None.")
     check_switches(save_images=save_images, initial=initial)
-    if on_error not in ("warn", "raise"):
-        raise ValueError(f"`on_error` is {on_error!r}. It can be 'warn' or 'raise'.")
+    _check_choice("on_error", on_error, "warn", "raise")
 
 
 def at_least(argument: str, value: Any, lowest: int, *, alternative: str = "") -> None:
@@ -75,7 +80,7 @@ def check_layers(layers: Any) -> None:
     """
     items = list(layers) if isinstance(layers, list | tuple) else [layers]
     for item in items:
-        if not isinstance(item, str | type):
+        if not isinstance(item, str) and not (isinstance(item, type) and issubclass(item, nn.Module)):
             raise TypeError(f"`layers` is {layers!r}. It can be names, globs, module classes, or a list of these.")
     if not items:
         raise ValueError("`layers` is empty. Name a layer, or leave it 'auto'.")
@@ -97,8 +102,7 @@ def check_channels(
         colormap(cmap)
     except ValueError as error:
         raise ValueError(f"`cmap` is {cmap!r}: {error}") from None
-    if scale not in ("layer", "channel"):
-        raise ValueError(f"`scale` is {scale!r}. It can be 'layer' or 'channel'.")
+    _check_choice("scale", scale, "layer", "channel")
     check_switches(statistics=statistics, evolution=evolution)
     at_least("strongest", strongest, 0)
     if strongest > MOST_STRONGEST:
@@ -109,6 +113,13 @@ def check_channels(
         at_least("exciting", exciting, 0, alternative=", or a list of channels")
     if (count := exciting if isinstance(exciting, int) else len(exciting)) > MOST_EXCITING:
         raise ValueError(f"`exciting` asks for {count} channels. A picture has room for {MOST_EXCITING}.")
+
+
+def _check_choice(argument: str, value: Any, one: str, other: str) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"`{argument}` is {value!r}. It can be {one!r} or {other!r}.")
+    if value not in (one, other):
+        raise ValueError(f"`{argument}` is {value!r}. It can be {one!r} or {other!r}.")
 
 
 def check_switches(**given: Any) -> None:

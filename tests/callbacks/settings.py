@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pytorch_lightning as L
@@ -30,6 +30,7 @@ class Setting:
         val: makes the validation data.
         wrap: what is given to `fit`, from the module.
         tolerance: how near a plain run of the net must come to what was drawn.
+        needs: a callback of Lightning that not all supported versions have.
     """
 
     make: Callable[[Any], L.LightningModule] = lambda tiny: Watched(tiny())
@@ -41,6 +42,12 @@ class Setting:
     val: Callable[[], Any] | None = None
     wrap: Callable[[Any], Any] = lambda module: module
     tolerance: float = 1e-5
+    needs: str | None = None
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether this Lightning has the callback that is needed."""
+        return self.needs is None or hasattr(lightning, self.needs)
 
 
 # -- modules ----------------------------------------------------------------------------------------------------------
@@ -228,10 +235,14 @@ SETTINGS: dict[str, Setting] = {
         trainer={"accumulate_grad_batches": 4, "val_check_interval": 3}, steps=(0, 2, 4)
     ),
     "no sanity check": Setting(trainer={"num_sanity_val_steps": 0}),
-    "WeightAveraging": Setting(extra=lambda: [lightning.WeightAveraging()]),
-    "WeightAveraging, listed first": Setting(extra=lambda: [lightning.WeightAveraging()], before=True),
-    "EMAWeightAveraging": Setting(extra=lambda: [lightning.EMAWeightAveraging(decay=0.5)]),
-    "EMAWeightAveraging, listed first": Setting(extra=lambda: [lightning.EMAWeightAveraging(decay=0.5)], before=True),
+    "WeightAveraging": Setting(extra=lambda: [lightning.WeightAveraging()], needs="WeightAveraging"),
+    "WeightAveraging, listed first": Setting(
+        extra=lambda: [lightning.WeightAveraging()], before=True, needs="WeightAveraging"
+    ),
+    "EMAWeightAveraging": Setting(extra=lambda: [lightning.EMAWeightAveraging(decay=0.5)], needs="EMAWeightAveraging"),
+    "EMAWeightAveraging, listed first": Setting(
+        extra=lambda: [lightning.EMAWeightAveraging(decay=0.5)], before=True, needs="EMAWeightAveraging"
+    ),
     # It validates once more, after an epoch for its BatchNorm statistics.
     "SWA": Setting(extra=lambda: [lightning.StochasticWeightAveraging(0.005, swa_epoch_start=1)], steps=(6, 12, 13)),
     "SWA, listed first": Setting(
@@ -266,3 +277,44 @@ SETTINGS: dict[str, Setting] = {
     ),
     "overfit_batches": Setting(trainer={"overfit_batches": 2}, steps=(2, 4)),
 }  # fmt: skip
+
+
+# -- several at once ---------------------------------------------------------------------------------------------------
+
+# Names of rows that go together in one fit, so that a few fits have all rows.
+COMBINATIONS: list[tuple[str, ...]] = [
+    ("bf16-mixed", "no forward", "val_check_interval=0.5", "WeightAveraging"),
+    ("16-mixed", "channels last", "limit_val_batches", "EMAWeightAveraging, listed first"),
+    ("bf16-true", "self.log in forward", "validations by steps alone", "no sanity check"),
+    ("64-true", "activation checkpointing", "several validation loaders", "SWA"),
+    ("module.compile()", "val_check_interval=2", "bf16-mixed"),
+    ("fit(torch.compile(module))", "WeightAveraging, listed first", "EarlyStopping"),
+    ("a sub-network compiled", "EMAWeightAveraging", "overfit_batches", "32-true"),
+    ("a sub-network compiled, no forward", "check_val_every_n_epoch=2", "no sanity check"),
+    ("fake quantization", "accumulation over a validation", "several validation loaders"),
+    ("torchmetrics and observers in forward", "SWA, listed first", "64-true"),
+    ("frozen BatchNorm", "iterable data", "GradientAccumulationScheduler"),
+    ("frozen backbone", "endless data", "bf16-true"),
+    ("two optimizers", "deterministic, anomalies detected", "limit_val_batches"),
+    ("LearningRateFinder", "no sanity check"),
+    ("BatchSizeFinder", "deterministic, anomalies detected"),
+]
+
+
+def combined(names: tuple[str, ...]) -> Setting:
+    """One setting of several, without those that this Lightning lacks.
+
+    Raises:
+        ValueError: where two of them say different things of one field.
+    """
+    plain, parts = Setting(), [SETTINGS[name] for name in names if SETTINGS[name].is_possible]
+    found: dict[str, Any] = {"extra": lambda: [callback for part in parts for callback in part.extra()]}
+    found["trainer"] = {key: value for part in parts for key, value in part.trainer.items()}
+    if len(found["trainer"]) < sum(len(part.trainer) for part in parts):
+        raise ValueError(f"{names} can't be combined: two of them give one argument of the Trainer.")
+    for item in [item.name for item in fields(Setting) if item.name not in ("extra", "trainer", "needs")]:
+        said = [value for part in parts if (value := getattr(part, item)) != getattr(plain, item)]
+        if len(said) > 1:
+            raise ValueError(f"{names} can't be combined: two of them give `{item}`.")
+        found |= {item: said[0]} if said else {}
+    return Setting(**found)

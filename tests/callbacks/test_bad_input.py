@@ -1,5 +1,6 @@
 """Bad and unusual input: it works, or it fails before the first training step and says what would be right."""
 
+import inspect
 import io
 import re
 from collections import OrderedDict, UserDict, namedtuple
@@ -41,6 +42,7 @@ REFUSED = {
     "reshape-name": (lambda: GradCAMLogger(reshape="vit"), TypeError, "`reshape` is a str. It must be a function: a l"),
     "layers-none": (lambda: ActivationLogger(None), TypeError, "`layers` is None. It can be names, globs, module cl"),
     "layers-module": (lambda: ActivationLogger(nn.ReLU()), TypeError, r"`layers` is ReLU\(\). It can be names, globs"),
+    "layers-other-class": (lambda: ActivationLogger(int), TypeError, "`layers` is <class 'int'>. It can be .* module c"),
     "layers-set": (lambda: FilterPatternLogger({"a"}), TypeError, r"`layers` is \{'a'\}. It can be names, globs"),
     "method-near": (lambda: GradCAMLogger(method="hires"), ValueError, "`method` is 'hires'.*Did you mean 'hirescam'"),
     "method-far": (lambda: GradCAMLogger(method="lime"), ValueError, r"`method` is 'lime'. It can be \['eigencam', "),
@@ -72,10 +74,14 @@ REFUSED = {
     "every_n_epochs": (lambda: GradCAMLogger(every_n_epochs=-1), ValueError, "`every_n_epochs` is -1. .*at least 1"),
     "dataloader_idx": (lambda: GradCAMLogger(dataloader_idx=-1), ValueError, "`dataloader_idx` is -1. .*at least 0"),
     "name-empty": (lambda: GradCAMLogger(name=" / "), ValueError, "`name` is ' / '. It must be a word for the tags"),
+    "name-number": (lambda: GradCAMLogger(name=3), TypeError, "`name` is 3. It must be a word for the tags"),
+    "save_dir-number": (lambda: GradCAMLogger(save_dir=3), TypeError, "`save_dir` is 3. .* path of a local folder"),
+    "save_dir-empty": (lambda: GradCAMLogger(save_dir=""), ValueError, "`save_dir` is ''. .* path of a local folder"),
     "save_dir-url": (lambda: GradCAMLogger(save_dir="s3://b"), ValueError, "`save_dir` is 's3://b'. .*a local folder"),
     "save_images": (lambda: GradCAMLogger(save_images="no"), TypeError, "`save_images` is 'no'. .*True or False"),
     "initial": (lambda: GradCAMLogger(initial=0), TypeError, "`initial` is 0. It must be True or False"),
     "on_error": (lambda: GradCAMLogger(on_error="Raise"), ValueError, "`on_error` is 'Raise'. .*'warn' or 'raise'"),
+    "on_error-array": (lambda: GradCAMLogger(on_error=np.array("warn")), TypeError, "`on_error` is array.*'warn' or"),
     "array": (lambda: GradCAMLogger(probes=TWO.numpy()), TypeError, "`probes` is a ndarray. " + LIKES),
     "list": (lambda: GradCAMLogger(probes=[*TWO]), TypeError, "`probes` is a list. " + LIKES),
     "tuple-of-one": (lambda: GradCAMLogger(probes=(TWO,)), TypeError, "`probes` is a tuple. " + LIKES),
@@ -90,6 +96,14 @@ REFUSED = {
     "labels-float": (lambda: GradCAMLogger(probes=(TWO, [0.0, 1.0])), ValueError, "`labels` .*float32. Give 2 int"),
     "labels-negative": (lambda: GradCAMLogger(probes=(TWO, [0, -1])), ValueError, r"`labels` holds \[0, -1\]. .*from"),
     "labels-unnamed": (lambda: Probes(TWO, [0, 2], ["ant", "bee"]), ValueError, "`class_names` has 2 names, but "),
+    "names-string": (lambda: Probes(TWO, class_names="ab"), TypeError, "`class_names` is 'ab'. Give a list of names"),
+    "names-numbers": (lambda: Probes(TWO, class_names=[0, 1]), TypeError, r"`class_names` is \[0, 1\]. Give a list of"),
+    "ids-array": (lambda: Probes(TWO, ids=np.arange(2)), TypeError, r"`ids` is array.*Give a list of integers or nam"),
+    "others-list": (lambda: Probes(TWO, others=[TWO]), TypeError, "`others` is a list. Give a dictionary of tensors"),
+    "others-number": (lambda: Probes(TWO, others={"age": 3}), TypeError, r"`others\['age'\]` is a int. Give a tensor"),
+    "space-name": (lambda: Probes(TWO, space="imagenet"), TypeError, "`space` is a str. Give a PixelSpace, or `mean`"),
+    "mean-words": (lambda: Probes(TWO, mean=["a"], std=[1]), TypeError, r"`mean` is \['a'\]. Give a list with a numbe"),
+    "std-nan": (lambda: Probes(TWO, mean=[0], std=[float("nan")]), ValueError, r"`std` is \[nan\]. Each must be fini"),
     "mean-alone": (lambda: Probes(TWO, mean=[0.5]), ValueError, "`mean` and `std` .*Give both or neither"),
     "mean-of-two": (lambda: Probes(TWO, mean=[0, 0], std=[1, 1]), ValueError, "`mean` has 2 numbers for 3 channels"),
     "std-short": (lambda: Probes(TWO, mean=[0, 0, 0], std=[1]), ValueError, "`mean` has 3 .* `std` has 1. Give one"),
@@ -105,9 +119,27 @@ def test_bad_arguments_are_refused_at_once(make, error, message):
 def refused(make: Callable[[], Any], error: type[Exception], message: str) -> None:
     with pytest.raises(Exception, match=r"\w") as caught:
         make()
-    if "TypeCheck" not in caught.type.__name__:  # `make test` runs these without run-time type checks too
-        assert caught.type is error
-        assert re.search(message, str(caught.value))
+    assert caught.type is error
+    assert re.search(message, str(caught.value))
+
+
+NEVER = [object(), 1j, np.zeros(2), np.array("warn"), np.array(["layer", "log"]), b"log", {"auto"}, slice(2)]
+
+
+@pytest.mark.parametrize("make", [ActivationLogger, FilterPatternLogger, GradCAMLogger, Probes])
+def test_every_argument_refuses_what_it_can_never_be_and_says_its_name(make):
+    usual = {"images": TWO, "mean": [0], "std": [1]} if make is Probes else {}
+    others, wrong = {"images", "labels", "path", "indices", "probes"}, []
+    for argument in inspect.signature(make).parameters:
+        named = others if argument == "probes" else {argument}
+        for value in NEVER:
+            try:
+                make(**usual | {argument: value})
+                wrong.append(f"{argument}={value!r} is accepted")
+            except (TypeError, ValueError) as error:
+                if not any(str(error).startswith(f"`{name}") for name in named):
+                    wrong.append(f"{argument}={value!r}: {type(error).__name__}: {error}")
+    assert wrong == []
 
 
 def png(w: int, h: int) -> bytes:

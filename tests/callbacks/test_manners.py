@@ -46,9 +46,8 @@ CALLBACKS = [ActivationLogger, FilterPatternLogger, GradCAMLogger]
 def test_bad_arguments_are_refused_by_the_constructor(callback, arguments, message):
     with pytest.raises(Exception, match=r"\w") as caught:
         callback(**arguments)
-    if "TypeCheck" not in caught.type.__name__:  # `make test` runs these without run-time type checks too
-        assert caught.type in (ValueError, TypeError)
-        assert re.search(message, str(caught.value))
+    assert caught.type in (ValueError, TypeError)
+    assert re.search(message, str(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -629,10 +628,8 @@ def test_what_was_drawn_before_a_crash_is_written(fit, tiny):
 )
 @pytest.mark.parametrize("callback", CALLBACKS[:2])
 def test_layers_are_checked_by_the_constructor(callback, layers, message):
-    with pytest.raises(Exception, match=r"\w") as caught:
+    with pytest.raises(TypeError if layers else ValueError, match=message):
         callback(layers)
-    if "TypeCheck" not in caught.type.__name__:
-        assert re.search(message, str(caught.value))
 
 
 def test_a_method_of_the_wrong_shape_is_refused(fit):

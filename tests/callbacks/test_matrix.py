@@ -12,7 +12,7 @@ import pytorch_lightning as L
 import torch
 from conftest import traces
 from fits import Events, Watched, data, three
-from settings import SETTINGS, NoForward
+from settings import COMBINATIONS, SETTINGS, NoForward, Setting, combined
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -39,7 +39,7 @@ class Seen(GradCAMLogger):
     """Keeps what was drawn, and the network that it was drawn from."""
 
     def __init__(self) -> None:
-        super().__init__(on_error="raise", num_probes=4, name="seen")
+        super().__init__(on_error="raise", num_probes=4)
         self.looks: list[Any] = []
 
     def draw(self, view, parts):
@@ -59,18 +59,32 @@ class Validations(L.Callback):
             self.steps.append(trainer.global_step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("accelerator", ["cpu", pytest.param("gpu", marks=needs_cuda)])
 def test_watching_changes_nothing_and_shows_what_is_there(fit, tiny, name, accelerator):
-    setting = SETTINGS[name]
+    if not SETTINGS[name].is_possible:
+        pytest.skip(f"this Lightning has no {SETTINGS[name].needs}")
+    changes_nothing(fit, tiny, SETTINGS[name], accelerator)
+
+
+@pytest.mark.parametrize("names", COMBINATIONS, ids=", ".join)
+@pytest.mark.parametrize("accelerator", ["cpu", pytest.param("gpu", marks=needs_cuda)])
+def test_watching_changes_nothing_in_settings_that_come_together(fit, tiny, names, accelerator):
+    changes_nothing(fit, tiny, combined(names), accelerator)
+
+
+def test_each_setting_comes_in_a_combination():
+    assert SETTINGS.keys() == {name for names in COMBINATIONS for name in names}
+
+
+def changes_nothing(fit: Any, tiny: Any, setting: Setting, accelerator: str) -> None:
+    """A fit in this setting ends as one without the callbacks, and the pictures are those of the net at that step."""
     arguments = {"accelerator": accelerator, "deterministic": accelerator == "gpu"} | setting.trainer
     ends, seen = [], Seen()
-    for watchers in ([], [*three(), seen]):
+    for watchers in ([], [*three()[:2], seen]):
         torch._dynamo.reset()
-        try:
-            module, others = setting.make(tiny), setting.extra()
-        except AttributeError as error:
-            pytest.skip(f"not in this Lightning: {error}")
+        module, others = setting.make(tiny), setting.extra()
         own = {key: make() for key in ("train", "val") if (make := getattr(setting, key)) is not None}
         validations = Validations()
         callbacks = [*others, *watchers] if setting.before else [*watchers, *others]
@@ -81,7 +95,7 @@ def test_watching_changes_nothing_and_shows_what_is_there(fit, tiny, name, accel
         ends.append(_state(trainer, module))
     assert traces(*ends) == []
     events = Events(trainer.logger.log_dir)
-    assert {tag.split("/")[0] for tag in events.tags} == {"activations", "filters", "gradcam", "seen"}
+    assert {tag.split("/")[0] for tag in events.tags} == {"activations", "filters", "gradcam"}
     assert {tuple(events.steps(tag)) for tag in events.tags} == {setting.steps or tuple(validations.steps)}
     assert _distance(setting, tiny, trainer, seen) <= setting.tolerance
 

@@ -40,7 +40,6 @@ def test_each_callback_logs_its_seconds(fit):
     events = Events(fit(three()).logger.log_dir)
     for name in ("activations", "filters", "gradcam"):
         assert [step for step, _ in events.scalar(f"convviz/seconds/{name}")] == [6, 12]
-        assert all(0 < seconds < 10 for _, seconds in events.scalar(f"convviz/seconds/{name}"))
 
 
 def test_pictures_decode_and_are_legible_and_small(fit):
