@@ -36,19 +36,33 @@ def test_files_that_the_readme_shows_are_there():
         assert picture.width > 800
 
 
-def test_the_demo_trains_draws_and_says_where_to_look(tmp_path):
-    command = [
-        sys.executable,
-        "-W",
-        "error::UserWarning",
-        "examples/train.py",
-        "--epochs",
-        "1",
-        "--logdir",
-        str(tmp_path),
-    ]
+@pytest.mark.filterwarnings("error::UserWarning", "ignore:.*does not have many workers", "ignore:.*LeafSpec")
+@pytest.mark.parametrize(
+    "shortcut", [(), pytest.param(("--shortcut",), marks=pytest.mark.slow)], ids=["plain", "shortcut"]
+)
+def test_the_demo_draws_and_says_where_to_look(tmp_path, monkeypatch, capsys, shortcut):
+    """One epoch of few pictures; `test_the_demo_as_it_is` has them all."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    for name in ("shapes", "train"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import shapes
+    import train
+
+    monkeypatch.setattr(train, "Shapes", lambda count, **others: shapes.Shapes(min(count, 320), **others))
+    train.main(["--epochs", "1", "--accelerator", "cpu", "--logdir", str(tmp_path), *shortcut])
+    draws(tmp_path, capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_the_demo_as_it_is(tmp_path):
+    command = [sys.executable, "-W", "error::UserWarning", "examples/train.py", "--epochs", "1"]
+    command += ["--logdir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert f"tensorboard --logdir {tmp_path} --samples_per_plugin images=1000" in done.stdout
-    (folder,) = {path.parent for path in tmp_path.glob("**/events*")}
-    assert {tag.split("/")[0] for tag in Events(folder).tags} == {"activations", "filters", "gradcam"}
+    draws(tmp_path, done.stdout)
+
+
+def draws(folder, said):
+    assert f"tensorboard --logdir {folder} --samples_per_plugin images=1000" in said
+    (log,) = {path.parent for path in folder.glob("**/events*")}
+    assert {tag.split("/")[0] for tag in Events(log).tags} == {"activations", "filters", "gradcam"}

@@ -13,6 +13,7 @@ from torchvision import transforms as T
 from lightning_convviz import cams, trust
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+pytestmark = pytest.mark.slow  # it trains
 CELL = 4  # pixels of a cell of the last map: heat can't be placed better
 
 

@@ -27,7 +27,7 @@ from warm import Digits
 
 from lightning_convviz import FilterPatternLogger, ascent, layers
 from lightning_convviz.callbacks.climbing import SHRINK
-from lightning_convviz.callbacks.filters import LAYERS
+from lightning_convviz.callbacks.selection import LAYERS
 
 RESULTS = Path(__file__).parent / "results" / "excitement.md"
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]

@@ -20,18 +20,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import captum.attr
-import pytorch_grad_cam
 import torch
-import torchcam.methods
 import torchvision
 from PIL import Image
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torchvision.transforms import functional as T
 
 from lightning_convviz import cams
 from lightning_convviz.isolation import isolated
+
+try:
+    import captum.attr
+    import pytorch_grad_cam
+    import torchcam.methods
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+except ImportError as error:  # `--help` works without them
+    MISSING: ImportError | None = error
+else:
+    MISSING = None
 
 RESULTS = Path(__file__).parent / "results" / "rivals.md"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -272,6 +278,8 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=8)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
+    if MISSING is not None:
+        raise SystemExit(f"{MISSING}. Install grad-cam, torchcam and captum.")
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     lines = []

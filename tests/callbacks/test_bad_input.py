@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_convviz import ActivationLogger, FilterPatternLogger, GradCAMLogger, Probes
+from lightning_convviz import ActivationLogger, FilterPatternLogger, GradCAMLogger, Probes, batches, outputs
 
 # The modules here validate nothing, most of them: what GradCAMLogger says of that has tests of its own.
 pytestmark = pytest.mark.filterwarnings("ignore:.*can't read the logits")
@@ -42,7 +42,7 @@ REFUSED = {
     "reshape-name": (lambda: GradCAMLogger(reshape="vit"), TypeError, "`reshape` is a str. It must be a function: a l"),
     "layers-none": (lambda: ActivationLogger(None), TypeError, "`layers` is None. It can be names, globs, module cl"),
     "layers-module": (lambda: ActivationLogger(nn.ReLU()), TypeError, r"`layers` is ReLU\(\). It can be names, globs"),
-    "layers-other-class": (lambda: ActivationLogger(int), TypeError, "`layers` is <class 'int'>. It can be .* module c"),
+    "layers-other-class": (lambda: ActivationLogger(int), TypeError, "`layers` is <class 'int'>. It can be .* module"),
     "layers-set": (lambda: FilterPatternLogger({"a"}), TypeError, r"`layers` is \{'a'\}. It can be names, globs"),
     "method-near": (lambda: GradCAMLogger(method="hires"), ValueError, "`method` is 'hires'.*Did you mean 'hirescam'"),
     "method-far": (lambda: GradCAMLogger(method="lime"), ValueError, r"`method` is 'lime'. It can be \['eigencam', "),
@@ -442,7 +442,15 @@ OUTPUTS = {
 
 
 @pytest.mark.parametrize(("bend", "output"), OUTPUTS.values(), ids=OUTPUTS)
-def test_logits_are_read_from_what_models_return(fit, tiny, bend, output):
+def test_logits_are_read_from_what_models_return(tiny, bend, output):
+    logits = tiny()(IMAGES).detach()
+    expected = logits.log_softmax(1) if "softmax" in str(bend.__code__.co_names) else logits
+    torch.testing.assert_close(outputs.logits(bend(logits), output).float(), expected)
+
+
+@pytest.mark.parametrize("name", ["tuple-of-classes-first", "hugging-face", "softmax-in-dict", "double", "output-text"])
+def test_pictures_are_of_the_logits_that_models_return(fit, tiny, name):
+    bend, output = OUTPUTS[name]
     works(fit, Model(tiny(), bend), gradcam={"output": output})
 
 
@@ -508,7 +516,24 @@ BATCHES = {
 
 
 @pytest.mark.parametrize(("val", "said"), BATCHES.values(), ids=BATCHES)
-def test_images_and_labels_are_found_in_batches_of_all_kinds(fit, tiny, val, said):
+def test_images_and_labels_are_found_in_batches_of_all_kinds(val, said):
+    loaders = val()
+    each = [*loaders.values()] if isinstance(loaders, dict) else loaders if isinstance(loaders, list) else [loaders]
+    images, labels, _ = batches.read(next(iter(each[said.get("dataloader_idx", 0)])))
+    assert torch.equal(images.float(), IMAGES)
+    known = said.get("labels", KNOWN["labels"]) is not None
+    # -1 stands for none: the callbacks leave it out, as they know the model's classes
+    assert (labels is not None and labels.tolist() == CLASSES.tolist()) == known
+    assert known or labels is None or set(labels.tolist()) == {-1}
+
+
+IN_FITS = ["column-of-labels", "dict-with-ids", "user-dict", "no-labels", "unlabeled", "stream", "named"]
+IN_FITS += ["too-few-names", "second-of-two", "second-by-name", "double"]
+
+
+@pytest.mark.parametrize("name", IN_FITS)
+def test_pictures_are_of_the_images_of_batches_of_all_kinds(fit, tiny, name):
+    val, said = BATCHES[name]
     works(fit, Model(tiny()), val(), **said)
 
 
