@@ -143,7 +143,7 @@ class Canvas(nn.Module):
         index = torch.as_tensor(list(rows), device=self.values.device)
         self.values[index] = shrink * values.to(self.values) + (1 - shrink) * self.values[index]
 
-    def settle(self) -> None:
+    def project(self) -> None:
         """After a step: bring parameters back to where they mean something."""
 
 
@@ -185,7 +185,7 @@ class PlainCanvas(Canvas):
 
     @override
     @torch.no_grad()
-    def settle(self) -> None:
+    def project(self) -> None:
         self.values.clamp_(-0.5, 0.5)
 
 

@@ -139,7 +139,7 @@ def test_a_method_can_be_a_function(net, images):
 
 
 def test_enlarging_interpolates_between_centers():
-    steps = cams.heatmap.enlarge(torch.tensor([[[0.0, 4.0]]]), (1, 4))
+    steps = cams.heatmap.resize_maps(torch.tensor([[[0.0, 4.0]]]), (1, 4))
     assert steps.tolist() == [[[0.0, 1.0, 3.0, 4.0]]]
 
 

@@ -154,7 +154,7 @@ def test_plain_pixels_are_cut_off_at_the_ends_and_come_back():
     within = Box(torch.tensor([-1.0]), torch.tensor([3.0]), torch.eye(1))
     canvas = PlainCanvas((1, 3), within, generators([0]))
     canvas.values.data = torch.tensor([[[[-7.0, 0.25, 9.0]]]])
-    canvas.settle()
+    canvas.project()
     assert torch.equal(canvas()[0, 0, 0], torch.tensor([-1.0, 2.0, 3.0]))
     (gradient,) = torch.autograd.grad(canvas().sum(), canvas.values)
     assert torch.equal(gradient, torch.full((1, 1, 1, 3), 4.0)), "at the ends of the range too"

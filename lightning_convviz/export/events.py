@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 OWN = "convviz/"  # the first part of the tags that hold no pictures: epochs, figures, alarms
-ALARMS = "convviz/alarms"
+ALARMS = "convviz/diagnostics"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from lightning_convviz.render import encode
-from lightning_convviz.sinks.table import Drawing, Files, write
+from lightning_convviz.sinks.table import EncodedDrawing, LoggedDrawing, write
 
 # Two drawings wait at most: on a disk slower than the run, the oldest is dropped and counted.
 WAITING = 2
@@ -15,7 +15,7 @@ PATIENCE = 60.0  # seconds that the end of a run waits for the writer
 
 SLOW = "drawings were dropped because writing was slower than drawing"
 
-Handed = Sequence[tuple[Drawing, Sequence[Any]]]
+Handed = Sequence[tuple[LoggedDrawing, Sequence[Any]]]
 
 
 class Writer:
@@ -56,7 +56,7 @@ class Writer:
             return not thread.is_alive()
         return True
 
-    def complaints(self) -> list[str]:
+    def new_errors(self) -> list[str]:
         """Why drawings were lost since the last call; what goes wrong again and again is told once."""
         with self._lock:
             new = [kind for kind in self._lost if kind not in self._told]
@@ -64,8 +64,8 @@ class Writer:
             self._lost -= Counter(new)
             return [self._reasons.get(kind, kind) for kind in new]
 
-    def untold(self) -> list[tuple[int, str]]:
-        """How many drawings were lost beside those that complaints told of, by kind of error."""
+    def remaining_errors(self) -> list[tuple[int, str]]:
+        """How many drawings were lost beside those that `new_errors` told of, by kind of error."""
         with self._lock:
             lost, self._lost = self._lost, Counter()
         return [(count, kind) for kind, count in lost.items()]
@@ -79,7 +79,7 @@ class Writer:
                 handed = self._waiting.popleft()
             for drawing, places in handed:
                 with self._excused():
-                    files = Files(drawing, {tag: encode(picture) for tag, picture in drawing.pictures.items()})
+                    files = EncodedDrawing(drawing, {tag: encode(picture) for tag, picture in drawing.pictures.items()})
                     for place in places:
                         with self._excused():
                             write(place, files)

@@ -51,7 +51,7 @@ def relative(heat: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
     return heat / heat.amax((1, 2), keepdim=True)
 
 
-def order(heat: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
+def rank_pixels(heat: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
     """The place of each pixel from hottest, 0, to coldest, just under 1.
 
     Equally hot pixels come in an order that is scattered over the image, the same for all, so that the zeros of a map
