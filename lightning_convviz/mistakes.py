@@ -107,7 +107,7 @@ class Mistakes:
         if len(scores) > 4 * EXAMPLES:  # all pairs are compared below
             rows = scores.sort(descending=True, stable=True).indices[: 4 * EXAMPLES]
             images, labels, predicted, scores = images[rows], labels[rows], predicted[rows], scores[rows]
-        small = _small(images)
+        small = _resize_to_side(images)
         if self._examples is not None and small.shape[1:] != self._examples["images"].shape[1:]:
             return
         kinds = torch.where(scores > 0, labels * len(self.table) + predicted, 0)
@@ -170,7 +170,7 @@ class Mistakes:
         return {kind: (confidence, image) for kind, confidence, image in found if confidence > 0}
 
 
-def _small(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c v u"]:
+def _resize_to_side(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c v u"]:
     h, w = images.shape[2:]
     if max(h, w) <= SIDE:
         return images

@@ -205,11 +205,11 @@ def _why_passed(passed: Sequence[str], *, tokens: bool) -> str:
 def _why_small(layer: str, runs: Mapping[str, layers_.LayerTrace]) -> str:
     names = list(runs)
     later = names[names.index(layer) + 1 :]
-    small = [name for name in later if _is_larger_than_1x1(runs[name].module) and prod(runs[name].shape[2:]) == 1]
+    small = [name for name in later if _is_spatial_conv(runs[name].module) and prod(runs[name].shape[2:]) == 1]
     return f"passed over {small[-1]!r}: its maps are 1 x 1" if small else ""
 
 
-def _is_larger_than_1x1(module: nn.Module) -> bool:
+def _is_spatial_conv(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.conv._ConvNd) and max(module.kernel_size) > 1
 
 

@@ -209,7 +209,7 @@ def unit_of(method: str | Cam | GraphCam, uniform: bool) -> str:
         "logits" for HiResCAM, whose map sums to the logit then, and for its equals where the gradient is uniform.
 
     Example:
-        >>> unit("hirescam", False), unit("gradcam", True), unit("layercam", True)
+        >>> unit_of("hirescam", False), unit_of("gradcam", True), unit_of("layercam", True)
         ('logits', 'logits', 'units of layercam')
     """
     known = (name for name, function in [*METHODS.items(), *GRAPH_METHODS.items()] if function is method)

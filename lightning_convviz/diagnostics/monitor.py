@@ -98,9 +98,9 @@ def _noted(kind: str, finding: Finding, reading: Reading, history: LayerHistory)
 
 
 def _alarm(kind: str, figure: float, reading: Reading, since: int) -> Alarm:
-    told = RULES[kind].text.format(figure=figure, reading=reading)
+    finding_text = RULES[kind].text.format(figure=figure, reading=reading)
     return Alarm(
-        kind, reading.layer, figure, since, f"{reading.layer}: {told}, since epoch {since}.", RULES[kind].advice
+        kind, reading.layer, figure, since, f"{reading.layer}: {finding_text}, since epoch {since}.", RULES[kind].advice
     )
 
 

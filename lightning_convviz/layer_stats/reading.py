@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_convviz.layer_stats.bins import percentile
 from lightning_convviz.layer_stats.sums import Sums
 
-HIGH = 0.995  # the percentile that is told
+HIGH = 0.995  # the percentile that is reported
 TAU = 0.025  # of a dormant channel, the stricter one of Sokar et al.
 CONSTANT = 2e-6  # of the largest value: the rounding of a mean of 10⁴ values is a fourth of it
 SHARE = 0.99  # of the variance, for saturation

@@ -78,7 +78,7 @@ class ResponseAccumulator:
     sample variance": no cancellation, whatever the size of the mean.
 
     Example:
-        >>> responses = Responses([0])
+        >>> responses = ResponseAccumulator([0])
         >>> maps = torch.tensor([[[[0.0, 2.0]]], [[[1.0, 5.0]]]])
         >>> responses.update(responses.reduce(maps), torch.zeros(2, 3, 4, 4))
         >>> seen = responses.compute()
@@ -109,13 +109,13 @@ class ResponseAccumulator:
         with torch.inference_mode(False), torch.no_grad():
             figures, size = batch
             peak, place, mean, variance, low = (figures[..., index].clone() for index in range(len(FIGURES)))
-            spread, middle = torch.var_mean(mean, 0, correction=0)
+            between, middle = torch.var_mean(mean, 0, correction=0)
             best, row = peak.max(0)
             where = place.gather(0, row[None])[0]
             places = torch.stack([(where // size[1] + 0.5) / size[0], (where % size[1] + 0.5) / size[1]], 1)
             state = {
-                "mean": middle, "power": variance.mean(0) + spread, "low": low.amin(0), "peak": best, "places": places,
-                "images": shrink_to_side(images.detach()[row.to(images.device)]).to(best.device, copy=True),
+                "mean": middle, "power": variance.mean(0) + between, "low": low.amin(0), "peak": best, "places": places,
+                "images": resize_to_side(images.detach()[row.to(images.device)]).to(best.device, copy=True),
             }  # fmt: skip
             count, self._count = self._count, self._count + len(images)
             self._state = state if self._state is None else _merged(self._state, state, count, len(images))
@@ -178,7 +178,7 @@ def resize_like(images: Float[Tensor, "k c _ _"], like: Float[Tensor, "k c v u"]
     return F.interpolate(images.float(), size=like.shape[2:], mode="area").to(like)
 
 
-def shrink_to_side(images: Float[Tensor, "k c h w"], side: int = SIDE) -> Float[Tensor, "k c v u"]:
+def resize_to_side(images: Float[Tensor, "k c h w"], side: int = SIDE) -> Float[Tensor, "k c v u"]:
     """Images whose longer side is at most `side`: means of the larger ones' pixels."""
     h, w = images.shape[2:]
     if max(h, w) <= side:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_convviz.layer_stats.responses import resize_like, shrink_to_side
+from lightning_convviz.layer_stats.responses import resize_like, resize_to_side
 
 KEPT = 3  # pictures of a channel
 SIDE = 96  # pixels: of larger images a smaller copy is kept
@@ -126,8 +126,8 @@ def _picked(images: Float[Tensor, "n c h w"], rows: Int[Tensor, "k m"]) -> Float
     """Small copies of some images: of whichever are fewer, these or all."""
     rows = rows.to(images.device)
     if rows.numel() > len(images):
-        return shrink_to_side(images, SIDE)[rows]
-    return _rows(shrink_to_side(images[rows.flatten()], SIDE), len(rows))
+        return resize_to_side(images, SIDE)[rows]
+    return _rows(resize_to_side(images[rows.flatten()], SIDE), len(rows))
 
 
 def _rows(images: Float[Tensor, "km c h w"], k: int) -> Float[Tensor, "k m c h w"]:

@@ -23,7 +23,7 @@ Layers = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 def canonical_name(name: str) -> str:
     """A module's name without the parts that `torch.compile`, FSDP and checkpointing insert.
 
-    >>> clean("backbone._orig_mod.layer1.0")
+    >>> canonical_name("backbone._orig_mod.layer1.0")
     'backbone.layer1.0'
     """
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)

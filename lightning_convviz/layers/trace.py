@@ -63,7 +63,7 @@ def trace(model: nn.Module, forward: Callable[[], object]) -> dict[str, LayerTra
 
 
 def post_activation(runs: Mapping[str, LayerTrace], name: str) -> str:
-    """Where a convolution's value has settled: after the normalization and nonlinearity that directly follow it.
+    """The last of the layers that directly follow a convolution: its normalization, its nonlinearity, or itself.
 
     Follows the modules that took the layer's output, kept its shape and have no weight matrix. The walk ends where the
     nonlinearity is a function (`F.relu`), where a sum comes between, and at a module that runs again later.
@@ -80,20 +80,20 @@ def post_activation(runs: Mapping[str, LayerTrace], name: str) -> str:
 
 
 def convolutions(runs: Mapping[str, LayerTrace], *, count: int) -> list[str]:
-    """Up to `count` convolutions with a spatial map, evenly spread over depth, the first and the last included.
+    """Up to `count` convolutions with a spatial map, evenly spaced over depth, the first and the last included.
 
     Strided 1 x 1 convolutions, the projections around a residual block, do not count.
 
     Raises:
         ValueError: where no convolution with a map larger than 1 x 1 ran.
     """
-    names = [name for name, run in runs.items() if run.is_map and _is_spatial_conv(run.module)]
+    names = [name for name, run in runs.items() if run.is_map and _is_spatial_or_unstrided_conv(run.module)]
     if not names:
         raise ValueError('`layers` is "auto", but no convolution with a map of over 1 x 1 ran. Name the layers.' + JIT)
     return evenly_spaced(names, count)
 
 
-def _is_spatial_conv(module: nn.Module) -> bool:
+def _is_spatial_or_unstrided_conv(module: nn.Module) -> bool:
     if not isinstance(module, nn.modules.conv._ConvNd):
         return False
     return max(module.kernel_size) > 1 or max(module.stride) == 1
@@ -131,7 +131,7 @@ def require_maps(runs: Mapping[str, LayerTrace], names: Sequence[str], *, argume
 def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
     """Up to `count` items at even distances, the first and the last included.
 
-    >>> spread([0, 1, 2, 3, 4, 5, 6], 3)
+    >>> evenly_spaced([0, 1, 2, 3, 4, 5, 6], 3)
     [0, 3, 6]
     """
     if count >= len(items):

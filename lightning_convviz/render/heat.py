@@ -128,7 +128,7 @@ def heat_rows(
         torch.stack(tiles, dim=1).flatten(0, 1), columns=len(tiles), x=MARGIN + 2, gap=MARGIN, above=sheet.line + 2
     )
     for index, row in enumerate(rows):
-        _said(sheet, grid, index, row, columns)
+        _annotate(sheet, grid, index, row, columns)
     ends = {name: [-scale.high if scale.diverging else 0.0, scale.high, scale.unit] for name, scale in scales.items()}
     facts = {**about, "columns": titles, "items": [row.facts for row in rows], "scale": ends}
     return sheet.picture(main=grid, colormap=None, legend=legend, about=facts, budget=BUDGET)
@@ -145,7 +145,7 @@ def _headed(width: int, title: str, captions: Iterable[str], scales: Iterable[Sc
     return sheet
 
 
-def _said(sheet: PageLayout, grid: TileGrid, index: int, row: Row, columns: Sequence[Column]) -> None:
+def _annotate(sheet: PageLayout, grid: TileGrid, index: int, row: Row, columns: Sequence[Column]) -> None:
     """The line above a row, the frame around it, and words on maps that show nothing."""
     mark, color = MARKS[row.right]
     x, y = grid.corner(index * grid.columns)
