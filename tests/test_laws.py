@@ -20,7 +20,7 @@ from lightning_convviz.ascent import (
     patterns_of_layers,
     resolve,
 )
-from lightning_convviz.cams import GRAPH_METHODS, METHODS, Explanation, heatmaps, look
+from lightning_convviz.cams import GRAPH_METHODS, METHODS, Explanation, heatmaps, run_forward
 from lightning_convviz.canvas import CANVASES as NAMES
 from lightning_convviz.canvas import Box, Canvas, FourierCanvas, PhaseCanvas, PixelCanvas, PlainCanvas, generators
 from lightning_convviz.isolation import isolated
@@ -307,7 +307,7 @@ def test_a_method_is_what_its_paper_says(tiny, images, method, head):
     assert expected.abs().max() > 1e-3
     torch.testing.assert_close(METHODS[method](A, G), expected, atol=1e-10, rtol=0)
     with isolated(net):
-        (found,) = look(net, images, explanations=[Explanation("relu2", method=method)]).maps
+        (found,) = run_forward(net, images, explanations=[Explanation("relu2", method=method)]).maps
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
 
 
@@ -317,7 +317,7 @@ def test_under_pooling_and_a_linear_head_a_map_is_cam_over_its_positions(tiny, i
     A, _ = maps_and_gradients(net, images, predicted)
     cam = torch.einsum("c,ncyx->nyx", net.head.weight[3].detach(), A)  # Zhou et al. 2016, eq. 2
     with isolated(net):
-        (found,) = look(net, images, explanations=[Explanation("relu2", 3, method)]).maps
+        (found,) = run_forward(net, images, explanations=[Explanation("relu2", 3, method)]).maps
     torch.testing.assert_close(found, cam / (6 * 8), atol=1e-14, rtol=1e-14)
 
 
@@ -325,7 +325,7 @@ def test_under_pooling_and_a_linear_head_a_map_is_cam_over_its_positions(tiny, i
 def test_hirescam_sums_to_the_score_for_a_linear_head_without_bias(tiny, images, target):
     net, images = tiny(bias=False).double(), images.double()
     with isolated(net):
-        seen = look(net, images, explanations=[Explanation("relu2", SCORES[target], "hirescam")])
+        seen = run_forward(net, images, explanations=[Explanation("relu2", SCORES[target], "hirescam")])
     scores = {
         "predicted": seen.logits.amax(1),
         "one class": seen.logits[:, 2],

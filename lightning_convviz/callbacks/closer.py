@@ -100,7 +100,7 @@ class Closer:
 
     def ranked(self) -> dict[str, top_images.TopImages | None]:
         """What this process has found, in main memory; nothing stays on the device while training goes on."""
-        found = {name: listener.ranked() for name, listener in self._overheard.listeners.items()}
+        found = {name: listener.compute() for name, listener in self._overheard.listeners.items()}
         self._overheard.clear()
         return {name: None if each is None else each.cpu() for name, each in found.items()}
 

@@ -68,13 +68,13 @@ class Watched:
     def passed(self, images: Tensor) -> None:
         start = time.process_time()
         for name, tally in self.tallies.items():
-            tally.add(self.batch[name], images)
+            tally.update(self.batch[name], images)
         self.spent["add"] += time.process_time() - start
 
     def end(self) -> float:
         start = time.process_time()
         for tally in self.tallies.values():
-            figures(tally.sums()).scalars()
+            figures(tally.compute()).scalars()
         self.spent["figures"] = time.process_time() - start
         return self.spent["figures"]
 

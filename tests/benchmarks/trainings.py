@@ -215,7 +215,7 @@ class Ears(L.Callback):
 
     def on_validation_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, *rest: Any) -> None:
         for name, reduced in self.taken:
-            self.tallies[name].add(reduced, batch[0])
+            self.tallies[name].update(reduced, batch[0])
         self.taken.clear()
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
@@ -226,7 +226,7 @@ class Ears(L.Callback):
         self.save({"acc": float(trainer.callback_metrics["acc"]), "readings": [asdict(each) for each in made]})
 
     def reading(self, trainer: L.Trainer, name: str, conv: Any) -> Reading:
-        told, weight = figures(self.tallies[name].sums()), conv.weight.detach().clone()
+        told, weight = figures(self.tallies[name].compute()), conv.weight.detach().clone()
         before, old = self.last.get(name, (None, None))
         self.last[name] = weight, told
         known = old is not None and same(told.fingerprints, old.fingerprints)
