@@ -597,7 +597,7 @@ def test_progress_is_shown_where_it_is_wanted(net, images, capsys, share_batch):
     patterns_of_layers(net, {"conv1": [0], None: [1]}, **options, progress=True)
     shown = capsys.readouterr().err
     assert "3/3" in shown
-    assert ("conv1, classes: 100%" if together else "classes: 100%") in shown
+    assert ("conv1, classes: 100%" if share_batch else "classes: 100%") in shown
 
 
 def test_a_forward_of_one_s_own(net, images):
@@ -631,7 +631,7 @@ def test_a_forward_of_one_s_own(net, images):
             "conv1",
             [0],
             {"objective": "meen"},
-            r"`objective` is 'meen'. It can be \['diverse', 'mean', 'neuron', 'above_blank'\]",
+            r"`objective` is 'meen'. It can be \['above_blank', 'diverse', 'mean', 'neuron'\]",
         ),
         ("conv1", [0], {"objective": difference([1, 2])}, "`others` has 2 channels for 1 images. Give one for each"),
         (
