@@ -591,7 +591,7 @@ def test_patterns_can_be_taken_and_joined(net, images):
 
 @pytest.mark.parametrize("share_batch", [True, False])
 def test_progress_is_shown_where_it_is_wanted(net, images, capsys, share_batch):
-    options = {"like": images, "steps": 3, "share_batch": together}
+    options = {"like": images, "steps": 3, "share_batch": share_batch}
     patterns_of_layers(net, {"conv1": [0], None: [1]}, **options)
     assert capsys.readouterr().err == ""
     patterns_of_layers(net, {"conv1": [0], None: [1]}, **options, progress=True)

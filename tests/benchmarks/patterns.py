@@ -209,7 +209,7 @@ def together_or_apart(device: str, pairs: int) -> Iterator[str]:
         many = partial(ascent.patterns_of_layers, model, wanted, like=like)
         kinds = [(way, count) for way in (True, False) for count in (SHORT, LONG)]
         taken = in_turn(
-            {str(kind): partial(patterns_of_layers, share_batch=kind[0], steps=kind[1]) for kind in kinds},
+            {str(kind): partial(many, share_batch=kind[0], steps=kind[1]) for kind in kinds},
             pairs,
             device,
         )
