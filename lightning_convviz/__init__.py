@@ -13,18 +13,18 @@ if TYPE_CHECKING:
         ascent,
         cams,
         canvas,
+        heatmap_metrics,
         history,
         isolation,
+        layer_stats,
         layers,
         mistakes,
         outputs,
         pixels,
         render,
         sinks,
-        statistics,
         targets,
         transforms,
-        trust,
     )  # fmt: skip
     from lightning_convviz.callbacks import ActivationLogger, FilterPatternLogger, GradCAMLogger
     from lightning_convviz.probes import Probes
@@ -45,18 +45,18 @@ __all__ = [
     "ascent",
     "cams",
     "canvas",
+    "heatmap_metrics",
     "history",
     "isolation",
+    "layer_stats",
     "layers",
     "mistakes",
     "outputs",
     "pixels",
     "render",
     "sinks",
-    "statistics",
     "targets",
     "transforms",
-    "trust",
 ]
 
 

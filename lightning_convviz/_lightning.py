@@ -39,7 +39,7 @@ SHARDED = frozenset({"ModelParallelStrategy"})
 REPLICATED = frozenset({"DDPStrategy"})
 
 
-def fitting(trainer: Trainer) -> bool:
+def is_fit(trainer: Trainer) -> bool:
     """Whether this is `fit`, and not a stand-alone `validate` or `test`."""
     return trainer.state.fn == "fit"
 
@@ -55,7 +55,7 @@ def is_last_batch(trainer: Trainer) -> bool:
 
 
 def _loop(trainer: Trainer) -> Any:
-    if fitting(trainer):
+    if is_fit(trainer):
         return trainer.fit_loop.epoch_loop.val_loop
     return trainer.test_loop if trainer.state.fn == "test" else trainer.validate_loop
 
@@ -82,7 +82,7 @@ def of_loader(trainer: Trainer, batch: Any, loader: int) -> Any:
     return parts[loader]
 
 
-def in_turn(trainer: Trainer) -> bool:
+def is_sequential(trainer: Trainer) -> bool:
     """Whether several loaders come one after the other, each batch with its loader's index."""
     return bool(_loop(trainer)._is_sequential)
 

@@ -33,7 +33,7 @@ def check_numbers(argument: str, numbers: Any) -> None:
         raise ValueError(f"`{argument}` is {numbers!r}. Each must be finite.")
 
 
-def check_names(class_names: Any, ids: Any, others: Any) -> None:
+def check_names(class_names: Any, ids: Any, extra_inputs: Any) -> None:
     """Refuse names that are no strings, and other inputs that are no tensors with a row for each image."""
     if class_names is not None and not (_is_list(class_names) and all(isinstance(name, str) for name in class_names)):
         raise TypeError(f"`class_names` is {class_names!r}. Give a list of names, one a class.")
@@ -41,13 +41,13 @@ def check_names(class_names: Any, ids: Any, others: Any) -> None:
         isinstance(ids, Sequence) and all(isinstance(item, str) or is_index(item) for item in ids)
     ):
         raise TypeError(f"`ids` is {ids!r}. Give a list of integers or names, one an image.")
-    if not isinstance(others, Mapping):
+    if not isinstance(extra_inputs, Mapping):
         raise TypeError(
-            f"`others` is a {type(others).__name__}. Give a dictionary of tensors with a row for each image."
+            f"`extra_inputs` is a {type(extra_inputs).__name__}. Give a dictionary of tensors with a row for each image."
         )
-    for key, value in others.items():
+    for key, value in extra_inputs.items():
         if not isinstance(value, Tensor) or not value.ndim:
-            raise TypeError(f"`others[{key!r}]` is a {type(value).__name__}. Give a tensor with a row for each image.")
+            raise TypeError(f"`extra_inputs[{key!r}]` is a {type(value).__name__}. Give a tensor with a row for each image.")
 
 
 def _is_list(given: Any) -> bool:

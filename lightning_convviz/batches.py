@@ -32,8 +32,8 @@ def read(batch: Any) -> tuple[Tensor, Tensor | None, dict[str | int, Tensor]]:
     images = tensors.pop(image)
     label = next((key for key in _ordered(tensors, LABEL_KEYS) if _is_label(tensors[key], len(images))), None)
     labels = None if label is None else tensors.pop(label).reshape(-1)
-    others = {key: part for key, part in tensors.items() if part.ndim and len(part) == len(images)}
-    return images, labels, others
+    extra_inputs = {key: part for key, part in tensors.items() if part.ndim and len(part) == len(images)}
+    return images, labels, extra_inputs
 
 
 def spread_classes(labels: Tensor | None, available: int, count: int) -> list[int]:

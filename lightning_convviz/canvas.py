@@ -143,7 +143,7 @@ class Canvas(nn.Module):
         index = torch.as_tensor(list(rows), device=self.values.device)
         self.values[index] = shrink * values.to(self.values) + (1 - shrink) * self.values[index]
 
-    def settle(self) -> None:
+    def project(self) -> None:
         """After a step: bring parameters back to where they mean something."""
 
 
@@ -185,7 +185,7 @@ class PlainCanvas(Canvas):
 
     @override
     @torch.no_grad()
-    def settle(self) -> None:
+    def project(self) -> None:
         self.values.clamp_(-0.5, 0.5)
 
 
@@ -263,7 +263,7 @@ class PhaseCanvas(Canvas):
         if given is None:
             found = (1 / _frequency(self.size, self.values)).expand(len(self.within.low), h, w // 2 + 1)
         else:
-            found = _resized(given, h, w)
+            found = _resize_spectrum(given, h, w)
         # By Parseval's theorem, on average over phases: the first column and, of an even width, the last one stand for
         # themselves, and a real image has room for half of what they hold; all others stand for two.
         share = torch.full((w // 2 + 1,), 2.0, device=found.device, dtype=found.dtype)
@@ -285,7 +285,7 @@ def _frequency(size: tuple[int, int], like: Tensor) -> Float[Tensor, "v u"]:
     return torch.sqrt(vertical**2 + horizontal**2).clamp(min=1 / max(size))
 
 
-def _resized(spectrum: Float[Tensor, "c _ _"], h: int, w: int) -> Float[Tensor, "c h u"]:
+def _resize_spectrum(spectrum: Float[Tensor, "c _ _"], h: int, w: int) -> Float[Tensor, "c h u"]:
     """A spectrum at another size: the same at the same cycles per pixel, linear in between."""
     side, columns = spectrum.shape[1:]
     width = w if w // 2 + 1 == columns else max(1, 2 * columns - 2)

@@ -21,22 +21,22 @@ Examples = dict[tuple[int, int], tuple[float, Tensor]]
 
 
 @dataclass(frozen=True)
-class Found:
-    """Images with what the net said of them, worst first.
+class MistakeBatch:
+    """Images with what the net predicted for them, worst first.
 
     Attributes:
         images: (n, c, h, w), as they passed.
         labels: (n,), the true classes.
-        places: (n,), which images of the validation they were, from 0.
+        positions: (n,), which images of the validation they were, from 0.
         confidence: (n,), the probability of the wrong class, in (0, 1].
-        others: further inputs of the model.
+        extra_inputs: further inputs of the model.
     """
 
     images: Tensor
     labels: Int[Tensor, " n"]
-    places: Int[Tensor, " n"]
+    positions: Int[Tensor, " n"]
     confidence: Float[Tensor, " n"]
-    others: Mapping[str | int, Tensor]
+    extra_inputs: Mapping[str | int, Tensor]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -52,18 +52,18 @@ class Mistakes:
     Example:
         >>> mistakes = Mistakes(2)
         >>> logits = torch.tensor([[3.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
-        >>> mistakes.add(torch.zeros(3, 1, 2, 2), torch.tensor([0, 0, 0]), logits)
-        >>> found = mistakes.found()
-        >>> found.places, found.confidence, mistakes.table
+        >>> mistakes.update(torch.zeros(3, 1, 2, 2), torch.tensor([0, 0, 0]), logits)
+        >>> found = mistakes.compute()
+        >>> found.positions, found.confidence, mistakes.table
         (tensor([2, 1]), tensor([0.8808, 0.7311]), tensor([[1, 2],
                 [0, 0]]))
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.clear()
+        self.reset()
 
-    def clear(self) -> None:
+    def reset(self) -> None:
         """A new validation begins."""
         self.seen = 0
         self.table: Int[Tensor, "k k"] | None = None  # true class, then predicted class -> how many
@@ -75,12 +75,12 @@ class Mistakes:
         """How many images had a label and finite logits. Waits for the device."""
         return 0 if self._labeled is None else int(self._labeled)
 
-    def add(
+    def update(
         self,
         images: Float[Tensor, "n *chw"],
         labels: Integer[Tensor, " n"],
         logits: Float[Tensor, "n k"],
-        others: Mapping[str | int, Tensor] | None = None,
+        extra_inputs: Mapping[str | int, Tensor] | None = None,
     ) -> None:
         """Take a batch; images whose label is no class of the net (a mark for "not labeled") do not count.
 
@@ -89,28 +89,28 @@ class Mistakes:
         """
         with torch.inference_mode(False), torch.no_grad():
             logits, labels = logits.detach().to(images.device, torch.float32), labels.to(images.device).long()
-            confidence, said = logits.softmax(1).max(1)
+            confidence, predicted = logits.softmax(1).max(1)
             known = (labels >= 0) & (labels < logits.shape[1]) & confidence.isfinite()
             self._labeled = known.sum() if self._labeled is None else self._labeled + known.sum()
-            self._tally(labels, said, known, logits.shape[1])
-            scores = torch.where(known & (said != labels), confidence, -1.0)
-            places = torch.arange(self.seen, self.seen + len(images), device=scores.device)
-            tagged: Rows = {("other", name): rows for name, rows in (others or {}).items()}
-            self._merge({**tagged, "images": images, "labels": labels, "places": places, "scores": scores})
-            self._exemplify(images, labels, said, scores)
+            self._tally(labels, predicted, known, logits.shape[1])
+            scores = torch.where(known & (predicted != labels), confidence, -1.0)
+            positions = torch.arange(self.seen, self.seen + len(images), device=scores.device)
+            tagged: Rows = {("other", name): rows for name, rows in (extra_inputs or {}).items()}
+            self._merge({**tagged, "images": images, "labels": labels, "positions": positions, "scores": scores})
+            self._exemplify(images, labels, predicted, scores)
             self.seen += len(images)
 
-    def _exemplify(self, images: Tensor, labels: Tensor, said: Tensor, scores: Tensor) -> None:
+    def _exemplify(self, images: Tensor, labels: Tensor, predicted: Tensor, scores: Tensor) -> None:
         """Keep the most confident example of each kind of confusion, of the most frequent kinds so far."""
         if self.table is None or images.ndim != 4:
             return
         if len(scores) > 4 * EXAMPLES:  # all pairs are compared below
             rows = scores.sort(descending=True, stable=True).indices[: 4 * EXAMPLES]
-            images, labels, said, scores = images[rows], labels[rows], said[rows], scores[rows]
-        small = _small(images)
+            images, labels, predicted, scores = images[rows], labels[rows], predicted[rows], scores[rows]
+        small = _resize_to_side(images)
         if self._examples is not None and small.shape[1:] != self._examples["images"].shape[1:]:
             return
-        kinds = torch.where(scores > 0, labels * len(self.table) + said, 0)
+        kinds = torch.where(scores > 0, labels * len(self.table) + predicted, 0)
         batch: Rows = {"images": small, "kinds": kinds, "scores": scores}
         if self._examples is None:
             self._examples = {name: _blank(rows, EXAMPLES) for name, rows in batch.items()}
@@ -124,13 +124,13 @@ class Mistakes:
         self._examples = {name: _picked(kept, batch[name], best) for name, kept in self._examples.items()}
         self._examples["scores"] = torch.where(frequency[best] > 0, self._examples["scores"], 0.0)
 
-    def _tally(self, labels: Tensor, said: Tensor, known: Tensor, classes: int) -> None:
+    def _tally(self, labels: Tensor, predicted: Tensor, known: Tensor, classes: int) -> None:
         if classes > MOST_CLASSES:
             return
         # A product of indicators: one_hot and bincount would wait for the device.
         numbers = torch.arange(classes, device=labels.device)
         true = ((labels[:, None] == numbers) & known[:, None]).float()
-        counts = (true.T @ (said[:, None] == numbers).float()).round().long()
+        counts = (true.T @ (predicted[:, None] == numbers).float()).round().long()
         self.table = counts if self.table is None else self.table + counts
 
     def _merge(self, batch: Rows) -> None:
@@ -144,14 +144,18 @@ class Mistakes:
         order = scores.sort(descending=True, stable=True).indices[: self.count]
         self._kept = {name: _picked(kept, batch[name], order) for name, kept in self._kept.items()}
 
-    def found(self) -> Found | None:
+    def compute(self) -> MistakeBatch | None:
         """The errors so far, worst first; None where there are none. Waits for the device."""
         if self._kept is None:
             return None
         rows = dict(self._kept)
         number = int((rows["scores"] > 0).sum())
-        images, labels, places, scores = (rows.pop(name)[:number] for name in ("images", "labels", "places", "scores"))
-        return Found(images, labels, places, scores, {name[1]: other[:number] for name, other in rows.items()})
+        images, labels, positions, scores = (
+            rows.pop(name)[:number] for name in ("images", "labels", "positions", "scores")
+        )
+        return MistakeBatch(
+            images, labels, positions, scores, {name[1]: other[:number] for name, other in rows.items()}
+        )
 
     def examples(self) -> Examples:
         """For the most frequent confusions (true class, predicted class) an example: its confidence, its image.
@@ -166,7 +170,7 @@ class Mistakes:
         return {kind: (confidence, image) for kind, confidence, image in found if confidence > 0}
 
 
-def _small(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c v u"]:
+def _resize_to_side(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c v u"]:
     h, w = images.shape[2:]
     if max(h, w) <= SIDE:
         return images

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class PixelSpace:
+class Denormalization:
     """How model input becomes a picture: `display = input * scale + offset`, channel by channel.
 
     Attributes:
@@ -25,7 +25,7 @@ class PixelSpace:
     def display(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 h w"]:
         """Images as RGB in [0, 1], clamped. One channel becomes gray; of more than three, the first three are shown.
 
-        >>> PixelSpace((0.5,), (0.5,)).display(torch.tensor([[[[-1.0, 0.0, 1.0]]]]))[0, :, 0, 1]
+        >>> Denormalization((0.5,), (0.5,)).display(torch.tensor([[[[-1.0, 0.0, 1.0]]]]))[0, :, 0, 1]
         tensor([0.5000, 0.5000, 0.5000])
         """
         images = images.float()
@@ -38,7 +38,7 @@ class PixelSpace:
         return shown[:, :3]
 
 
-def normalized(mean: Sequence[float], std: Sequence[float]) -> PixelSpace:
+def normalized(mean: Sequence[float], std: Sequence[float]) -> Denormalization:
     """The space of images in [0, 1] to which `(image - mean) / std` was applied.
 
     Raises:
@@ -49,10 +49,10 @@ def normalized(mean: Sequence[float], std: Sequence[float]) -> PixelSpace:
         raise ValueError(f"`mean` has {len(mean)} numbers and `std` has {len(std)}. Give one of each for each channel.")
     if min(std) <= 0:
         raise ValueError(f"`std` is {std}. Each must be greater than 0.")
-    return PixelSpace(tuple(std), tuple(mean))
+    return Denormalization(tuple(std), tuple(mean))
 
 
-def estimated(images: Float[Tensor, "n c h w"]) -> PixelSpace:
+def estimate(images: Float[Tensor, "n c h w"]) -> Denormalization:
     """A space for display where nobody gave mean and standard deviation.
 
     Images within [0, 1], or from 0 to well over 16 and at most 255, are taken as they are. Of others, the range between
@@ -61,14 +61,14 @@ def estimated(images: Float[Tensor, "n c h w"]) -> PixelSpace:
     values = images.detach().float().flatten()
     low, high = float(values.min()), float(values.max())
     if low >= 0 and (high <= 1.05 or 16 < high <= 255):  # a little over 1 comes from resampling
-        return PixelSpace((1.0,) if high <= 1.05 else (1 / 255,), (0.0,))
+        return Denormalization((1.0,) if high <= 1.05 else (1 / 255,), (0.0,))
     values = values[:: max(1, len(values) // 100_000)]
     low, high = values.quantile(values.new_tensor([0.001, 0.999])).tolist()
     scale = 1 / max(high - low, 1e-6)
-    return PixelSpace((scale,), (-low * scale,))
+    return Denormalization((scale,), (-low * scale,))
 
 
-def find_normalization(dataset: Any) -> PixelSpace | None:
+def find_normalization(dataset: Any) -> Denormalization | None:
     """The normalization among a data set's transforms, if there is one; looks through subsets and concatenations."""
     for part in datasets(dataset):
         for transform in _flattened([getattr(part, name, None) for name in ("transform", "transforms")]):
@@ -79,7 +79,7 @@ def find_normalization(dataset: Any) -> PixelSpace | None:
     return None
 
 
-def fits(space: PixelSpace | None, channels: int) -> PixelSpace | None:
+def for_channels(space: Denormalization | None, channels: int) -> Denormalization | None:
     """The space, if it is one for images of so many channels."""
     return space if space is not None and len(space.scale) in (1, channels) else None
 

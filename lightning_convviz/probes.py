@@ -22,7 +22,7 @@ from lightning_convviz._probing import (
 )
 from lightning_convviz.batches import as_batch, read
 from lightning_convviz.isolation import same_randomness
-from lightning_convviz.pixels import PixelSpace, datasets, estimated, find_normalization, fits, normalized
+from lightning_convviz.pixels import Denormalization, datasets, estimate, find_normalization, for_channels, normalized
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 
@@ -38,7 +38,7 @@ class Probes:
         mean: of the normalization that was applied to images in [0, 1]; only undoes it for display.
         std: likewise.
         ids: what the images are called: indices of a data set, names of files.
-        others: further inputs of the model from the same batch, by their name or their place in it.
+        extra_inputs: further inputs of the model from the same batch, by their name or their place in it.
         space: how images are displayed; made from mean and std, or found, or estimated.
         masks: where the object is, (n, h, w) booleans: heatmaps are then measured against it.
         boxes: instead of masks, a tensor (n, 4), or for each image a list (of none, too) of boxes (x0, y0, x1, y1) in
@@ -62,8 +62,8 @@ class Probes:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     ids: Sequence[int | str] | None = None
-    others: Mapping[str | int, Tensor] = field(default_factory=dict)
-    space: PixelSpace | None = None
+    extra_inputs: Mapping[str | int, Tensor] = field(default_factory=dict)
+    space: Denormalization | None = None
     masks: Tensor | None = None
     boxes: InitVar[Tensor | Sequence[Any] | None] = None
 
@@ -76,9 +76,9 @@ class Probes:
             checked_masks(self.masks, (n, h, w))
         if boxes is not None:
             object.__setattr__(self, "masks", masks_of(boxes, (n, h, w)))
-        check_names(self.class_names, self.ids, self.others)
-        if self.space is not None and not isinstance(self.space, PixelSpace):
-            raise TypeError(f"`space` is a {type(self.space).__name__}. Give a PixelSpace, or `mean` and `std`.")
+        check_names(self.class_names, self.ids, self.extra_inputs)
+        if self.space is not None and not isinstance(self.space, Denormalization):
+            raise TypeError(f"`space` is a {type(self.space).__name__}. Give a Denormalization, or `mean` and `std`.")
         if self.labels is not None:
             object.__setattr__(self, "labels", checked_labels(self.labels, n, self.class_names))
         if (self.mean is None) != (self.std is None):
@@ -91,7 +91,9 @@ class Probes:
             object.__setattr__(self, "space", normalized(self.mean, self.std))
         if self.ids is None:
             object.__setattr__(self, "ids", tuple(range(n)))
-        lengths = {"ids": len(self.ids or ())} | {f"others[{key!r}]": len(other) for key, other in self.others.items()}
+        lengths = {"ids": len(self.ids or ())} | {
+            f"extra_inputs[{key!r}]": len(other) for key, other in self.extra_inputs.items()
+        }
         for argument, length in lengths.items():
             if length != n:
                 raise ValueError(f"`{argument}` has {length} items for {n} images. Give one for each.")
@@ -130,8 +132,8 @@ class Probes:
             mean,
             std,
             ids=tuple(indices),
-            others={key: torch.cat([item[2][key] for item in items]) for key in sorted(shared, key=str)},
-            space=fits(find_normalization(dataset), images.shape[1]),
+            extra_inputs={key: torch.cat([item[2][key] for item in items]) for key in sorted(shared, key=str)},
+            space=for_channels(find_normalization(dataset), images.shape[1]),
         )
 
     @classmethod
@@ -160,7 +162,7 @@ class Probes:
     def __len__(self) -> int:
         return len(self.images)
 
-    def take(self, rows: Sequence[int]) -> "Probes":
+    def select(self, rows: Sequence[int]) -> "Probes":
         """Some of the probes, in this order."""
         index = torch.as_tensor(rows, device=self.images.device)
         ids, labels = self.ids or (), self.labels
@@ -169,25 +171,24 @@ class Probes:
             images=self.images[index],
             labels=None if labels is None else torch.as_tensor(labels)[index.cpu()],
             ids=tuple(ids[row] for row in rows),
-            others={key: other[index.to(other.device)] for key, other in self.others.items()},
+            extra_inputs={key: other[index.to(other.device)] for key, other in self.extra_inputs.items()},
             masks=None if self.masks is None else self.masks[index.to(self.masks.device)],
         )
 
     def cpu(self) -> "Probes":
         """The same probes in main memory."""
-        others = {key: other.cpu() for key, other in self.others.items()}
-        return replace(
-            self, images=self.images.cpu(), others=others, masks=None if self.masks is None else self.masks.cpu()
-        )
+        extra_inputs = {key: other.cpu() for key, other in self.extra_inputs.items()}
+        masks = None if self.masks is None else self.masks.cpu()
+        return replace(self, images=self.images.cpu(), extra_inputs=extra_inputs, masks=masks)
 
     def name(self, label: int) -> str:
         """The name of a class."""
         known = self.class_names is not None and label < len(self.class_names)
         return str(self.class_names[label]) if known and self.class_names else f"class {label}"
 
-    def shown(self) -> Tensor:
+    def display(self) -> Tensor:
         """The images for display: (n, 3, h, w) in [0, 1]."""
-        return (self.space or estimated(self.images)).display(self.images)
+        return (self.space or estimate(self.images)).display(self.images)
 
     def arguments(self, forward: Callable[..., Any]) -> dict[str, Tensor]:
         """The other inputs that a forward takes after the images: by name, else in their order in the batch.
@@ -199,11 +200,11 @@ class Probes:
             parameters = list(inspect.signature(getattr(forward, "forward", forward)).parameters.values())[1:]
         except (ValueError, TypeError):  # something built in: it takes images alone, or fails
             return {}
-        places = iter([other for key, other in self.others.items() if isinstance(key, int)])
+        places = iter([other for key, other in self.extra_inputs.items() if isinstance(key, int)])
         found: dict[str, Tensor] = {}
         for parameter in parameters:
-            if parameter.name in self.others:
-                found[parameter.name] = self.others[parameter.name]
+            if parameter.name in self.extra_inputs:
+                found[parameter.name] = self.extra_inputs[parameter.name]
             elif parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
                 other = next(places, None)
                 if other is None:
@@ -218,7 +219,7 @@ class Probes:
 ProbesLike = Probes | Tensor | str | Path | tuple[Any, Any] | None
 
 
-def of(given: Any) -> Probes:
+def as_probes(given: Any) -> Probes:
     """Probes from what a user may give: probes, images, (images, labels), (data set, indices), or a folder.
 
     Raises:

@@ -30,11 +30,11 @@ def standard(size: tuple[int, int], streams: Sequence[torch.Generator]) -> list[
     (1, 2)
     """
     shifted = jitter(max(size) // 32, streams)
-    turning = in_turn([scale(ZOOM, streams), rotate(ANGLE, streams)])
+    turning = alternate([scale(ZOOM, streams), rotate(ANGLE, streams)])
     return [turning, shifted] if min(size) >= SMALLEST else [shifted]
 
 
-def in_turn(transforms: Sequence[Transform]) -> Transform:
+def alternate(transforms: Sequence[Transform]) -> Transform:
     """One of the transforms at each call, the first one first."""
     order = cycle(transforms)
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from lightning_convviz.render import Animation, Picture, Sheet, animate, encode, paint, rgb
+from lightning_convviz.render import Animation, PageLayout, Picture, animate, encode, paint, rgb
 from lightning_convviz.render.color import LEVELS
 
 WHITE = 255
 
 
 def page(epoch, *, colormap="viridis", lines=1, photo=None, side=24):
-    sheet = Sheet(0)
+    sheet = PageLayout(0)
     for _ in range(lines):
         sheet.write(f"conv1 · epoch {epoch}", bold=True)
     if photo is not None:

@@ -10,8 +10,8 @@ ROOT = Path(__file__).parent.parent / "lightning_convviz"
 FILES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in sorted(ROOT.rglob("*.py"))}
 PROGRAMS = sorted([*ROOT.parent.glob("examples/*.py"), *ROOT.parent.glob("tests/benchmarks/*.py")])
 
-COMPUTATION = {"layers", "isolation", "outputs", "targets", "cams", "trust", "mistakes", "statistics"}
-COMPUTATION |= {"canvas", "transforms", "ascent", "pixels", "alarms"}
+COMPUTATION = {"layers", "isolation", "outputs", "targets", "cams", "heatmap_metrics", "mistakes", "layer_stats"}
+COMPUTATION |= {"canvas", "transforms", "ascent", "pixels", "diagnostics"}
 # For each room the rooms that it may look into, besides itself.
 ARROWS = {
     "layers": set(),
@@ -23,10 +23,10 @@ ARROWS = {
     "transforms": set(),
     "ascent": {"layers", "isolation", "outputs", "canvas", "transforms"},
     "pixels": set(),
-    "trust": set(),
+    "heatmap_metrics": set(),
     "mistakes": set(),
-    "statistics": set(),
-    "alarms": set(),
+    "layer_stats": set(),
+    "diagnostics": set(),
     "render": set(),
     "history": set(),
     "_lightning": set(),

@@ -16,10 +16,10 @@ from lightning_convviz.ascent import (
     diverse,
     is_cheaper_together,
     joined,
-    many,
     patterns,
+    patterns_of_layers,
 )
-from lightning_convviz.ascent.recipes import made
+from lightning_convviz.ascent.recipes import build_config
 from lightning_convviz.canvas import (
     CANVASES,
     Box,
@@ -172,23 +172,23 @@ def test_more_steps_excite_more_and_gained_is_by_how_much(tiny, images, layer, o
         return first.detach() if layer == "conv1" else net.bn2(net.conv2(net.relu1(net.bn1(first)))).detach()
 
     none, few, more = (
-        patterns(net, layer, [0, 3], like=images, steps=steps, objective=objective, robust=False)
+        patterns(net, layer, [0, 3], like=images, steps=steps, objective=objective, augment=False)
         for steps in (0, 4, 32)
     )
     blank = maps(((within.low + within.high) / 2)[None, :, None, None].expand(1, 3, 12, 16))
     aim = ascent.resolve(objective)([0, 3], blank)
     for found in (none, few, more):
         expected = aim(maps(found.images)) - aim(blank.expand(2, *blank.shape[1:]))
-        torch.testing.assert_close(found.gained, expected, atol=1e-10, rtol=0)
-    assert (few.gained > none.gained).all()
-    assert (more.gained > few.gained).all()
+        torch.testing.assert_close(found.improvement, expected, atol=1e-10, rtol=0)
+    assert (few.improvement > none.improvement).all()
+    assert (more.improvement > few.improvement).all()
 
 
 def test_a_direction_brings_out_its_combination_of_channels(net, images):
     vectors = torch.tensor([[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
     options = {"like": images, "objective": direction(vectors)}
     none, some = (patterns(net, "conv1", [0, 0], **options, steps=steps) for steps in (0, 32))
-    assert (some.gained > none.gained + 0.1).all()
+    assert (some.improvement > none.improvement + 0.1).all()
     maps = net.conv1(some.images).mean((2, 3))
     blank = net.conv1(none.images).mean((2, 3))
     assert ((vectors * (maps - blank)).sum(1) > 0.1).all()
@@ -211,8 +211,8 @@ def likeness(net, images):
 
 
 def test_images_of_one_channel_are_pushed_apart_and_others_are_not(tiny, images):
-    net, options = tiny(inplace=False).double(), {"like": images.double(), "steps": 48, "robust": False}
-    alike = patterns(net, "conv2", [1, 4, 1, 1], **options, objective="rise")
+    net, options = tiny(inplace=False).double(), {"like": images.double(), "steps": 48, "augment": False}
+    alike = patterns(net, "conv2", [1, 4, 1, 1], **options, objective="above_blank")
     apart = patterns(net, "conv2", [1, 4, 1, 1], **options, objective="diverse")
     ones = [0, 2, 3]
     assert likeness(net, apart.images[ones]) < likeness(net, alike.images[ones]) - 0.05
@@ -315,15 +315,15 @@ def asleep(rectifier):
 @pytest.mark.parametrize(
     "rectifier", [nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Threshold(0, 0), nn.Hardswish()]
 )
-@pytest.mark.parametrize("objective", ["mean", "rise"])
+@pytest.mark.parametrize("objective", ["mean", "above_blank"])
 def test_a_filter_that_is_cut_off_on_the_blank_image_is_woken(rectifier, objective):
     net = asleep(rectifier)
     found = patterns(net, "1", [0, 1], shape=(3, 7, 7), steps=24, objective=objective)
     assert found.activations[0] > 0.1
     torch.testing.assert_close(found.activations[0], net(found.images)[0, 0].mean())
     torch.testing.assert_close(found.peaks[0], net(found.images)[0, 0].max())
-    assert found.gained[0] > 8
-    assert found.gained[1] == 0, "with weights of zero there is nothing to gain, exactly"
+    assert found.improvement[0] > 8
+    assert found.improvement[1] == 0, "with weights of zero there is nothing to gain, exactly"
 
 
 def test_rectifiers_are_those_that_cut_off():
@@ -341,12 +341,12 @@ def test_a_layer_of_vectors_has_patterns(net, images, objective):
     logits = net.eval()(some.images)
     torch.testing.assert_close(some.activations, logits[[0, 1], [4, 0]])
     assert torch.equal(some.peaks, some.activations)
-    assert (some.gained > none.gained + 0.1).all()
+    assert (some.improvement > none.improvement + 0.1).all()
 
 
 @pytest.mark.parametrize("canvas", CANVASES)
 def test_patterns_of_classes_raise_their_logits(net, images, canvas):
-    options = {"like": images, "canvas": canvas, "robust": False}
+    options = {"like": images, "canvas": canvas, "augment": False}
     none, some = (patterns(net, None, range(5), **options, steps=steps) for steps in (0, 24))
     logits = net.eval()(some.images)
     torch.testing.assert_close(some.activations, logits.diagonal())
@@ -368,7 +368,7 @@ def test_one_logit_is_two_classes(images):
     net = nn.Sequential(nn.Conv2d(3, 1, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     found = patterns(net, None, [0, 1], like=images, steps=16)
     torch.testing.assert_close(found.activations, net(found.images)[:, 0] * torch.tensor([-0.5, 0.5]))
-    assert (found.gained > 0.1).all()
+    assert (found.improvement > 0.1).all()
 
 
 # -- several layers ---------------------------------------------------------------------------------------------------
@@ -376,12 +376,12 @@ def test_one_logit_is_two_classes(images):
 WANTED = {"relu2": [5, 0], "conv1": [1], None: [4, 2], "bn1": [0, 3], "head": [2]}
 
 
-@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("share_batch", [True, False])
 @pytest.mark.parametrize("wanted", [WANTED, {"relu2": [5, 0], "conv1": [1, 1], "relu1": [2]}])
-@pytest.mark.parametrize("options", [{}, {"canvas": "maco", "objective": "rise"}, {"recipe": "textbook"}])
-def test_patterns_of_several_layers_are_those_of_each(tiny, images, together, wanted, options):
+@pytest.mark.parametrize("options", [{}, {"canvas": "maco", "objective": "above_blank"}, {"recipe": "textbook"}])
+def test_patterns_of_several_layers_are_those_of_each(tiny, images, share_batch, wanted, options):
     net, options = tiny().double(), {"like": images.double(), "steps": 5, **options}
-    found = many(net, wanted, together=together, **options)
+    found = patterns_of_layers(net, wanted, share_batch=share_batch, **options)
     assert list(found) == list(wanted)
     for layer, channels in wanted.items():
         expected = patterns(net, layer, channels, **options)
@@ -389,8 +389,8 @@ def test_patterns_of_several_layers_are_those_of_each(tiny, images, together, wa
             torch.testing.assert_close(getattr(found[layer], name), value, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_a_relu_that_runs_twice_is_the_same_whoever_else_is_asked(images, together):
+@pytest.mark.parametrize("share_batch", [True, False])
+def test_a_relu_that_runs_twice_is_the_same_whoever_else_is_asked(images, share_batch):
     class Again(nn.Module):
         def __init__(self):
             super().__init__()
@@ -400,7 +400,7 @@ def test_a_relu_that_runs_twice_is_the_same_whoever_else_is_asked(images, togeth
             return self.relu(self.last(self.relu(self.conv(images)))).mean((2, 3))
 
     net, options = Again().double(), {"like": images.double(), "steps": 4}
-    found = many(net, {"relu": [0, 1], "last": [1], None: [2]}, together=together, **options)
+    found = patterns_of_layers(net, {"relu": [0, 1], "last": [1], None: [2]}, share_batch=share_batch, **options)
     expected = patterns(net, "relu", [0, 1], **options)
     torch.testing.assert_close(found["relu"].images, expected.images, atol=1e-6, rtol=0)
     torch.testing.assert_close(found["relu"].activations, net.conv(expected.images).relu().mean((2, 3)).diagonal())
@@ -408,14 +408,16 @@ def test_a_relu_that_runs_twice_is_the_same_whoever_else_is_asked(images, togeth
 
 def test_layers_share_forwards_or_run_to_their_own_depth(net, images):
     forwards = {way: Counting(net) for way in (True, False)}
-    for together, forward in forwards.items():
-        many(net, {"conv1": [0, 1], "bn2": [2]}, like=images, steps=3, together=together, forward=forward)
+    for share_batch, forward in forwards.items():
+        patterns_of_layers(
+            net, {"conv1": [0, 1], "bn2": [2]}, like=images, steps=3, share_batch=share_batch, forward=forward
+        )
     assert forwards[True].sizes == [1, 3, 3, 3, 3], "the blank image, the steps, and what was reached"
     assert forwards[False].sizes == [1, 2, 2, 2, 2, 1, 1, 1, 1, 1]
 
 
 def test_a_layer_without_channels_has_no_patterns(net, images):
-    found = many(net, {"conv1": [], "bn2": [2], "conv2": []}, like=images, steps=1)
+    found = patterns_of_layers(net, {"conv1": [], "bn2": [2], "conv2": []}, like=images, steps=1)
     assert {layer: len(each) for layer, each in found.items()} == {"conv1": 0, "bn2": 1, "conv2": 0}
 
 
@@ -423,7 +425,7 @@ def test_a_layer_without_channels_has_no_patterns(net, images):
 def test_what_is_measured_to_be_cheaper_is_done(net, images, monkeypatch, shared, cheaper):
     monkeypatch.setattr(PLAN, "_seconds", lambda way, counts, *_: 1.0 if len(counts) == 1 else shared)
     wanted, forward = {"conv1": [0, 1], "bn2": [2]}, Counting(net)
-    many(net, wanted, like=images, steps=3, forward=forward)
+    patterns_of_layers(net, wanted, like=images, steps=3, forward=forward)
     assert forward.sizes == ([1, 3, 3, 3, 3] if cheaper else [1, 2, 2, 2, 2, 1, 1, 1, 1, 1])
     assert is_cheaper_together(net, wanted, like=images) is cheaper
 
@@ -452,9 +454,9 @@ def test_a_measurement_takes_time_and_no_more_images_than_asked_for(net, images)
 @pytest.mark.parametrize("wanted", [{"conv2": [0, 1, 2, 3, 4]}, {"conv1": [0, 1, 2], "relu2": [3, 4]}])
 @pytest.mark.parametrize("chunk", [1, 2, 99])
 def test_patterns_in_chunks_are_the_same(tiny, images, wanted, chunk):
-    net, options = tiny().double(), {"like": images.double(), "steps": 5, "together": True}
-    whole, forward = many(net, wanted, **options), Counting(net)
-    parts = many(net, wanted, chunk=chunk, forward=forward, **options)
+    net, options = tiny().double(), {"like": images.double(), "steps": 5, "share_batch": True}
+    whole, forward = patterns_of_layers(net, wanted, **options), Counting(net)
+    parts = patterns_of_layers(net, wanted, chunk=chunk, forward=forward, **options)
     assert max(forward.sizes) == min(chunk, 5)
     for layer in wanted:
         torch.testing.assert_close(parts[layer].images, whole[layer].images, atol=1e-6, rtol=0)
@@ -481,7 +483,9 @@ def test_out_of_memory_patterns_are_the_same(tiny, images, chunk):
 def test_the_textbook_takes_thirty_steps_along_the_normalized_gradient_of_the_mean(tiny, images):
     net, forward = tiny(inplace=False).double().eval(), Counting(tiny().double())
     images = images.double()
-    found = patterns(forward.model, "conv2", [1], like=images, recipe="textbook", forward=forward, objective="rise")
+    found = patterns(
+        forward.model, "conv2", [1], like=images, recipe="textbook", forward=forward, objective="above_blank"
+    )
     assert forward.sizes == [1] * 32, "the blank image, 30 steps, and what was reached"
     begin = patterns(net, "conv2", [1], like=images, recipe="textbook", steps=0)
     assert begin.values.std().item() == pytest.approx(0.06, rel=0.1)
@@ -494,12 +498,12 @@ def test_the_textbook_takes_thirty_steps_along_the_normalized_gradient_of_the_me
         (gradient,) = torch.autograd.grad(mean, values)
         values = (values + 0.03 * gradient / gradient.square().mean().sqrt()).detach().clamp(-0.5, 0.5)
     torch.testing.assert_close(found.values, values, atol=1e-9, rtol=0)
-    assert found.gained > begin.gained
+    assert found.improvement > begin.improvement
 
 
 @pytest.mark.parametrize("canvas", CANVASES)
 def test_the_rate_is_the_length_of_a_step(net, images, canvas):
-    options = {"like": images, "canvas": canvas, "robust": False}
+    options = {"like": images, "canvas": canvas, "augment": False}
     begin = patterns(net, "conv1", [0], **options, steps=0).values
     for rate in (None, 0.01):
         moved = (patterns(net, "conv1", [0], **options, steps=1, rate=rate).values - begin).abs()
@@ -508,12 +512,12 @@ def test_the_rate_is_the_length_of_a_step(net, images, canvas):
 
 
 def test_patterns_need_not_survive_shifts(net, images):
-    sure, free = (patterns(net, "conv1", [0], like=images, steps=4, robust=robust) for robust in (True, False))
+    sure, free = (patterns(net, "conv1", [0], like=images, steps=4, augment=augment) for augment in (True, False))
     assert not torch.equal(sure.images, free.images)
 
 
 def test_phases_excite_with_the_examples_spectrum(net, images):
-    options = {"like": images, "canvas": "maco", "robust": False}
+    options = {"like": images, "canvas": "maco", "augment": False}
     none, some = (patterns(net, "conv2", [0, 3], **options, steps=steps) for steps in (0, 24))
     assert (some.activations > none.activations + 0.1).all()
     assert patterns(net, "conv2", [0], shape=(3, 9, 7), steps=2, canvas="maco").images.shape == (1, 3, 9, 7)
@@ -534,21 +538,21 @@ def test_going_on_by_no_steps_is_the_same_picture(net, images, canvas):
 
 @pytest.mark.parametrize("canvas", CANVASES)
 def test_a_warm_start_reaches_more_in_a_few_steps(net, images, canvas):
-    options = {"like": images, "canvas": canvas, "robust": False}
+    options = {"like": images, "canvas": canvas, "augment": False}
     before = patterns(net, "conv2", [0, 1, 2, 3], **options)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     cold = patterns(net, "conv2", [0, 1, 2, 3], **options, steps=4)
     warm = patterns(net, "conv2", [0, 1, 2, 3], **options, steps=4, start=before)
-    assert (warm.gained > 1.02 * cold.gained).all()
+    assert (warm.improvement > 1.02 * cold.improvement).all()
 
 
 def test_some_layers_go_on_and_others_begin(net, images):
     wanted = {"conv1": [0, 2], "bn2": [1]}
-    before = many(net, wanted, like=images, steps=4)
+    before = patterns_of_layers(net, wanted, like=images, steps=4)
     start = {"conv1": before["conv1"].values.half()}
-    again = many(net, wanted, like=images, steps=0, start=start, shrink=1.0, chunk=2)
+    again = patterns_of_layers(net, wanted, like=images, steps=0, start=start, shrink=1.0, chunk=2)
     torch.testing.assert_close(again["conv1"].images, before["conv1"].images, atol=0.02, rtol=0)
     assert torch.equal(again["bn2"].images, patterns(net, "bn2", [1], like=images, steps=0).images)
     assert again["conv1"].values.dtype == torch.float32
@@ -565,11 +569,11 @@ def test_some_layers_go_on_and_others_begin(net, images):
 )
 def test_parameters_that_do_not_fit_are_an_error(net, images, start, options):
     steps = start.pop("steps")
-    start = many(net, start, like=images, steps=steps)
+    start = patterns_of_layers(net, start, like=images, steps=steps)
     with pytest.raises(
         ValueError, match=r"`start` has parameters of shape \(., 3, 12, 9, 2\) for 'conv.', where \(. ?,.*"
     ):
-        many(net, {"conv1": [0, 1]}, like=images, start=start, steps=1, **options)
+        patterns_of_layers(net, {"conv1": [0, 1]}, like=images, start=start, steps=1, **options)
 
 
 # -- and the rest -----------------------------------------------------------------------------------------------------
@@ -585,15 +589,15 @@ def test_patterns_can_be_taken_and_joined(net, images):
     assert all(value.device.type == "cpu" for value in vars(found.cpu()).values())
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_progress_is_shown_where_it_is_wanted(net, images, capsys, together):
-    options = {"like": images, "steps": 3, "together": together}
-    many(net, {"conv1": [0], None: [1]}, **options)
+@pytest.mark.parametrize("share_batch", [True, False])
+def test_progress_is_shown_where_it_is_wanted(net, images, capsys, share_batch):
+    options = {"like": images, "steps": 3, "share_batch": share_batch}
+    patterns_of_layers(net, {"conv1": [0], None: [1]}, **options)
     assert capsys.readouterr().err == ""
-    many(net, {"conv1": [0], None: [1]}, **options, progress=True)
+    patterns_of_layers(net, {"conv1": [0], None: [1]}, **options, progress=True)
     shown = capsys.readouterr().err
     assert "3/3" in shown
-    assert ("conv1, classes: 100%" if together else "classes: 100%") in shown
+    assert ("conv1, classes: 100%" if share_batch else "classes: 100%") in shown
 
 
 def test_a_forward_of_one_s_own(net, images):
@@ -627,7 +631,7 @@ def test_a_forward_of_one_s_own(net, images):
             "conv1",
             [0],
             {"objective": "meen"},
-            r"`objective` is 'meen'. It can be \['diverse', 'mean', 'neuron', 'rise'\]",
+            r"`objective` is 'meen'. It can be \['above_blank', 'diverse', 'mean', 'neuron'\]",
         ),
         ("conv1", [0], {"objective": difference([1, 2])}, "`others` has 2 channels for 1 images. Give one for each"),
         (
@@ -655,14 +659,14 @@ def test_what_is_no_name_has_its_message():
     with pytest.raises(TypeError, match=r"`canvas` is a type. It can be \['fourier', 'maco', 'pixels', 'textbook'\]"):
         ascent.check_canvas(PixelCanvas)
     with pytest.raises(ValueError, match=r"`recipe` is 'cookbook'. It can be 'textbook' or None"):
-        made(None, None, 0, "mean", "fourier", "cookbook", True, 0.5)
+        build_config(None, None, 0, "mean", "fourier", "cookbook", True, 0.5)
 
 
 def test_several_layers_are_named_in_full(net, images):
     with pytest.raises(ValueError, match=r"`channels` is 'conv3', which `TinyNet` does not have. Did you mean 'conv"):
-        many(net, {"conv1": [0], "conv3": [0]}, like=images, steps=1)
+        patterns_of_layers(net, {"conv1": [0], "conv3": [0]}, like=images, steps=1)
     with pytest.raises(ValueError, match=r"`channels` names \['\*1'\]. Name each layer in full"):
-        many(net, {"*1": [0]}, like=images, steps=1)
+        patterns_of_layers(net, {"*1": [0]}, like=images, steps=1)
 
 
 def test_patterns_to_go_on_from_are_as_many_as_channels(net, images):

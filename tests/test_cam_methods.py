@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_convviz import targets
-from lightning_convviz.cams import EXTENDED, FUSIONS, METHODS, Graph, extended, fusion
-from lightning_convviz.cams.fusion import enlarge
+from lightning_convviz.cams import FUSIONS, GRAPH_METHODS, METHODS, BackwardContext, extended, fusion
+from lightning_convviz.cams.fusion import resize_maps
 
 SIZES = [(5,), (3, 4), (2, 3, 2)]
 GAMMA = 2  # of LayerCAM's fusion
@@ -137,7 +137,7 @@ def test_with_a_linear_tail_without_bias_the_map_sums_to_the_logit(method):
 def of_contrast(method):
     """The difference of the maps for the predicted and another class, and the map for the contrast of both."""
     graph = small(2)
-    truth = targets.label(3)
+    truth = targets.of_class(3)
     wanted = [targets.predicted, truth, targets.contrast(targets.predicted, truth)]
     one, other, both = [METHODS[method](graph.activations, graph.gradient(target)) for target in wanted]
     assert both.abs().max() > 1e-3
@@ -255,7 +255,9 @@ def net(axes, *, smooth=True):
 
 def graph_of(body, rest, images, target=targets.predicted):
     output = body(images)
-    return Graph(images, output, rest(output), target, lambda maps: maps, lambda other: rest(body(other)).detach())
+    return BackwardContext(
+        images, output, rest(output), target, lambda maps: maps, lambda other: rest(body(other)).detach()
+    )
 
 
 def small(axes, target=targets.predicted, *, smooth=True, n=3):
@@ -289,7 +291,7 @@ def best(logits):
 def test_shapley_cam_is_its_paper_s_formula(axes):
     body, rest = net(axes)
     images = torch.randn(2, 2, *(3, 3)[:axes], dtype=torch.float64)
-    found = EXTENDED["shapleycam"](graph_of(body, rest, images))
+    found = GRAPH_METHODS["shapleycam"](graph_of(body, rest, images))
     close(found, slow_shapleycam(body, rest, images, best))
 
 
@@ -325,7 +327,7 @@ def test_score_cam_is_its_paper_s_algorithm(axes, at_once, monkeypatch):
     rest[0] = CONVOLUTIONS[axes](11, 4, 1).double()
     body[0].weight.data[4] = body[0].bias.data[4] = 0  # a map without anything to scale
     images = 3 * torch.randn(3, 2, *(4, 5, 3)[:axes], dtype=torch.float64)
-    found = EXTENDED["scorecam"](graph_of(body, rest, images))
+    found = GRAPH_METHODS["scorecam"](graph_of(body, rest, images))
     close(found, slow_scorecam(body, rest, images, torch.zeros_like(images[0])))
 
 
@@ -339,7 +341,9 @@ def test_score_cam_shows_nothing_through_a_flat_map(size):
         seen.extend(masked.amax((1, 2, 3)).tolist())
         return masked.mean((2, 3))
 
-    EXTENDED["scorecam"](Graph(images, A, torch.ones(1, 3), targets.label(0), lambda maps: maps, forward))
+    GRAPH_METHODS["scorecam"](
+        BackwardContext(images, A, torch.ones(1, 3), targets.of_class(0), lambda maps: maps, forward)
+    )
     assert seen == [1, 0, 0]
 
 
@@ -351,16 +355,20 @@ def test_score_cam_asks_for_whole_repeats_and_few_at_a_time():
         assert not images.requires_grad
         return graph.forward(images)
 
-    EXTENDED["scorecam"](Graph(graph.images, graph.output, graph.logits, graph.target, graph.maps, forward))
+    GRAPH_METHODS["scorecam"](
+        BackwardContext(graph.images, graph.output, graph.logits, graph.target, graph.maps, forward)
+    )
     assert sizes == [63, 36]
 
 
 def test_score_cam_asks_about_the_class_that_was_predicted_for_the_whole_image():
     graph = small(2)
     own = graph.logits.argmax(1)
-    flip = Graph(graph.images, graph.output, graph.logits, targets.predicted, graph.maps, lambda i: -graph.forward(i))
-    named = Graph(graph.images, graph.output, graph.logits, targets.label(own), graph.maps, flip.forward)
-    close(EXTENDED["scorecam"](flip), EXTENDED["scorecam"](named))
+    flip = BackwardContext(
+        graph.images, graph.output, graph.logits, targets.predicted, graph.maps, lambda i: -graph.forward(i)
+    )
+    named = BackwardContext(graph.images, graph.output, graph.logits, targets.of_class(own), graph.maps, flip.forward)
+    close(GRAPH_METHODS["scorecam"](flip), GRAPH_METHODS["scorecam"](named))
 
 
 def slow_finercam(body, rest, images, classes=None):
@@ -381,35 +389,37 @@ def slow_finercam(body, rest, images, classes=None):
 def test_finer_cam_is_its_paper_s_formula(axes):
     body, rest = net(axes)
     images = torch.randn(3, 2, *(4, 5, 3)[:axes], dtype=torch.float64)
-    close(EXTENDED["finercam"](graph_of(body, rest, images)), slow_finercam(body, rest, images))
+    close(GRAPH_METHODS["finercam"](graph_of(body, rest, images)), slow_finercam(body, rest, images))
     classes = [4, 0, 2]
-    for target in (targets.label(torch.tensor(classes)), lambda logits: logits[torch.arange(3), classes]):
-        close(EXTENDED["finercam"](graph_of(body, rest, images, target)), slow_finercam(body, rest, images, classes))
+    for target in (targets.of_class(torch.tensor(classes)), lambda logits: logits[torch.arange(3), classes]):
+        close(
+            GRAPH_METHODS["finercam"](graph_of(body, rest, images, target)), slow_finercam(body, rest, images, classes)
+        )
 
 
-@pytest.mark.parametrize("target", [targets.contrast(targets.predicted, targets.label(0)), lambda z: 2 * z[:, 0]])
+@pytest.mark.parametrize("target", [targets.contrast(targets.predicted, targets.of_class(0)), lambda z: 2 * z[:, 0]])
 def test_finer_cam_needs_a_class(target):
     with pytest.raises(ValueError, match="`target` is not the logit of one class"):
-        EXTENDED["finercam"](small(2, target))
+        GRAPH_METHODS["finercam"](small(2, target))
 
 
-@pytest.mark.parametrize("method", EXTENDED)
+@pytest.mark.parametrize("method", GRAPH_METHODS)
 def test_images_don_t_mix_in_methods_with_a_graph(method):
     body, rest = net(2)
     images = torch.randn(3, 2, 4, 5, dtype=torch.float64)
-    together = EXTENDED[method](graph_of(body, rest, images))
+    together = GRAPH_METHODS[method](graph_of(body, rest, images))
     for i in range(3):
-        close(EXTENDED[method](graph_of(body, rest, images[i : i + 1]))[0], together[i])
+        close(GRAPH_METHODS[method](graph_of(body, rest, images[i : i + 1]))[0], together[i])
 
 
 @pytest.mark.parametrize("method", ["shapleycam", "finercam"])
 def test_maps_of_methods_with_a_graph_scale_with_the_score(method):
     body, rest = net(2)
     images = torch.randn(3, 2, 4, 5, dtype=torch.float64)
-    before = EXTENDED[method](graph_of(body, rest, images))
+    before = GRAPH_METHODS[method](graph_of(body, rest, images))
     rest[-1].weight.data.mul_(3)
     rest[-1].bias.data.mul_(3)
-    close(EXTENDED[method](graph_of(body, rest, images)), 3 * before)
+    close(GRAPH_METHODS[method](graph_of(body, rest, images)), 3 * before)
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -420,27 +430,29 @@ def test_without_curvature_shapley_cam_is_grad_cam(frozen):
     rest.requires_grad_(not frozen)
     graph = graph_of(body, rest, images)
     expected = METHODS["gradcam"](graph.activations, graph.gradient())
-    close(EXTENDED["shapleycam"](graph), expected)
-    straight = Graph(graph.images, graph.output, graph.output.flatten(2).mean(2), graph.target, graph.maps, rest)
-    close(EXTENDED["shapleycam"](straight), METHODS["gradcam"](graph.activations, straight.gradient()))
+    close(GRAPH_METHODS["shapleycam"](graph), expected)
+    straight = BackwardContext(
+        graph.images, graph.output, graph.output.flatten(2).mean(2), graph.target, graph.maps, rest
+    )
+    close(GRAPH_METHODS["shapleycam"](straight), METHODS["gradcam"](graph.activations, straight.gradient()))
 
 
-@pytest.mark.parametrize("method", EXTENDED)
+@pytest.mark.parametrize("method", GRAPH_METHODS)
 def test_methods_with_a_graph_are_finite_where_nothing_is(method):
     body, rest = net(2)
     body[0].weight.data.zero_()
     body[0].bias.data.fill_(-1)
-    found = EXTENDED[method](graph_of(body, rest, torch.randn(2, 2, 4, 5, dtype=torch.float64)))
+    found = GRAPH_METHODS[method](graph_of(body, rest, torch.randn(2, 2, 4, 5, dtype=torch.float64)))
     assert torch.equal(found, torch.zeros(2, 4, 5, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("method", EXTENDED)
+@pytest.mark.parametrize("method", GRAPH_METHODS)
 def test_methods_with_a_graph_leave_it_for_the_next_and_no_gradient_behind(method):
     body, rest = net(2)
     graph = graph_of(body, rest, torch.randn(2, 2, 4, 5, dtype=torch.float64))
     with torch.no_grad():
-        first = EXTENDED[method](graph)
-    close(EXTENDED[method](graph), first)
+        first = GRAPH_METHODS[method](graph)
+    close(GRAPH_METHODS[method](graph), first)
     assert not first.requires_grad
     assert all(parameter.grad is None for parameter in [*body.parameters(), *rest.parameters()])
 
@@ -448,17 +460,17 @@ def test_methods_with_a_graph_leave_it_for_the_next_and_no_gradient_behind(metho
 @pytest.mark.parametrize("method", ["shapleycam", "finercam"])
 def test_a_layer_that_leads_nowhere_is_an_error(method):
     graph = small(2)
-    aside = Graph(graph.images, 2 * graph.output, graph.logits, graph.target, graph.maps, graph.forward)
+    aside = BackwardContext(graph.images, 2 * graph.output, graph.logits, graph.target, graph.maps, graph.forward)
     with pytest.raises(ValueError, match="the layer does not lead to the score"):
-        EXTENDED[method](aside)
+        GRAPH_METHODS[method](aside)
 
 
 def test_shapley_cam_says_where_second_derivatives_are_missing():
     tokens = torch.randn(2, 6, 8, requires_grad=True)
     mixed = F.scaled_dot_product_attention(*[tokens[:, None]] * 3)[:, 0].mean(1)
-    graph = Graph(tokens, tokens, mixed, targets.predicted, lambda t: t.mT, lambda t: t.mean(1))
+    graph = BackwardContext(tokens, tokens, mixed, targets.predicted, lambda t: t.mT, lambda t: t.mean(1))
     with pytest.raises(ValueError, match=r"`method` is 'shapleycam', which needs second derivatives: .*sdpa_kernel"):
-        EXTENDED["shapleycam"](graph)
+        GRAPH_METHODS["shapleycam"](graph)
 
 
 # -- fusions ----------------------------------------------------------------------------------------------------------
@@ -485,12 +497,12 @@ def slow_enlarge(maps, size):
 )
 def test_enlarging_is_linear_between_centers(small, large):
     maps = torch.randn(2, *small, dtype=torch.float64)
-    close(enlarge(maps, large), slow_enlarge(maps, large))
+    close(resize_maps(maps, large), slow_enlarge(maps, large))
 
 
 def test_maps_of_the_right_size_stay():
     maps = torch.randn(2, 3, 4)
-    assert enlarge(maps, (3, 4)) is maps
+    assert resize_maps(maps, (3, 4)) is maps
 
 
 def slow_geometric(layers):
@@ -582,7 +594,7 @@ def test_the_geometric_mean_does_not_underflow():
 
 # -- names ------------------------------------------------------------------------------------------------------------
 
-NAMES = sorted([*METHODS, *EXTENDED, *FUSIONS])
+NAMES = sorted([*METHODS, *GRAPH_METHODS, *FUSIONS])
 
 
 def test_no_name_stands_in_two_tables():
@@ -592,12 +604,12 @@ def test_no_name_stands_in_two_tables():
 @pytest.mark.parametrize("name", NAMES)
 def test_all_names_are_known_and_those_of_one_layer_resolve(name):
     extended.check(name)
-    assert extended.is_extended(name) == (name in EXTENDED)
+    assert extended.is_extended(name) == (name in GRAPH_METHODS)
     if name not in FUSIONS:
         function = extended.resolve(name)
         assert extended.resolve(function) is function
-        assert extended.is_extended(function) == (name in EXTENDED)
-        assert extended.unit(function, False) == extended.unit(name, False)
+        assert extended.is_extended(function) == (name in GRAPH_METHODS)
+        assert extended.unit_of(function, False) == extended.unit_of(name, False)
     else:
         with pytest.raises(ValueError, match=f"`method` is '{name}', which fuses maps of several layers"):
             extended.resolve(name)
@@ -626,7 +638,7 @@ def test_a_function_of_the_user_s_own_takes_activations_and_gradients():
     extended.check(mine)
     assert extended.resolve(mine) is mine
     assert not extended.is_extended(mine)
-    assert extended.unit(mine, True) == "units of mine"
+    assert extended.unit_of(mine, True) == "units of mine"
 
 
 def test_a_method_may_be_an_object_that_can_t_be_hashed():
@@ -636,7 +648,7 @@ def test_a_method_may_be_an_object_that_can_t_be_hashed():
 
     extended.check(Mine())
     assert not extended.is_extended(Mine())
-    assert extended.unit(Mine(), True) == "units of the method"
+    assert extended.unit_of(Mine(), True) == "units of the method"
 
 
 @pytest.mark.parametrize(
@@ -654,4 +666,4 @@ def test_a_method_may_be_an_object_that_can_t_be_hashed():
     ],
 )
 def test_units_are_logits_only_where_the_map_is(method, uniform, expected):
-    assert extended.unit(method, uniform) == expected
+    assert extended.unit_of(method, uniform) == expected

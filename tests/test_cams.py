@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lightning_convviz import cams
-from lightning_convviz.cams import Explanation, heatmaps, look
+from lightning_convviz.cams import Explanation, heatmaps, run_forward
 from lightning_convviz.isolation import isolated
 
 LAYERS = ["conv1", "bn1", "relu1", "conv2", "bn2", "relu2"]
@@ -139,13 +139,13 @@ def test_a_method_can_be_a_function(net, images):
 
 
 def test_enlarging_interpolates_between_centers():
-    steps = cams.heatmap.enlarge(torch.tensor([[[0.0, 4.0]]]), (1, 4))
+    steps = cams.heatmap.resize_maps(torch.tensor([[[0.0, 4.0]]]), (1, 4))
     assert steps.tolist() == [[[0.0, 1.0, 3.0, 4.0]]]
 
 
 def test_a_look_gives_logits_outputs_and_maps(net, images):
     with isolated(net):
-        seen = look(
+        seen = run_forward(
             net,
             images,
             layers=["conv1", "head"],
@@ -161,10 +161,10 @@ def test_a_look_gives_logits_outputs_and_maps(net, images):
 def test_out_of_memory_a_look_goes_on_in_chunks(net, images):
     wanted = {"layers": ["conv1"], "explanations": [Explanation("relu2", torch.arange(4)), Explanation("conv2")]}
     with isolated(net):
-        whole = look(net, images, **wanted)
+        whole = run_forward(net, images, **wanted)
         with pytest.raises(torch.OutOfMemoryError):
             Scarce(net)(images)
-        parts = look(net, images, forward=Scarce(net), **wanted)
+        parts = run_forward(net, images, forward=Scarce(net), **wanted)
     torch.testing.assert_close(parts.logits, whole.logits)
     torch.testing.assert_close(parts.outputs["conv1"], whole.outputs["conv1"])
     torch.testing.assert_close(parts.maps, whole.maps)

@@ -42,7 +42,7 @@ def test_images_stay_in_the_box_however_far_the_parameters_go(canvas, size):
     within = Box(torch.tensor([-2.0, 0.0, 1.0]), torch.tensor([-1.0, 5.0, 1.5]), torch.eye(3))
     learnable = canvas(size, within, generators([1, 2]))
     learnable.values.data += 1e4 * torch.randn_like(learnable.values)
-    learnable.settle()  # as after every step
+    learnable.project()  # as after every step
     images = learnable()
     assert (images >= within.low[:, None, None]).all()
     assert (images <= within.high[:, None, None]).all()
@@ -100,7 +100,7 @@ def grown(canvas, seeds=(1, 2)):
     """Images whose parameters have been somewhere, and a fresh start of the same."""
     earlier, fresh = (canvas((6, 7), unit(), generators(seeds)) for _ in range(2))
     earlier.values.data += torch.randn_like(earlier.values)
-    earlier.settle()
+    earlier.project()
     return earlier, fresh
 
 
@@ -154,7 +154,7 @@ def test_plain_pixels_are_cut_off_at_the_ends_and_come_back():
     within = Box(torch.tensor([-1.0]), torch.tensor([3.0]), torch.eye(1))
     canvas = PlainCanvas((1, 3), within, generators([0]))
     canvas.values.data = torch.tensor([[[[-7.0, 0.25, 9.0]]]])
-    canvas.settle()
+    canvas.project()
     assert torch.equal(canvas()[0, 0, 0], torch.tensor([-1.0, 2.0, 3.0]))
     (gradient,) = torch.autograd.grad(canvas().sum(), canvas.values)
     assert torch.equal(gradient, torch.full((1, 1, 1, 3), 4.0)), "at the ends of the range too"

@@ -38,13 +38,13 @@ class ViT(nn.Module):
     def __init__(self, *, pool):
         super().__init__()
         self.pool, self.patches = pool, nn.Conv2d(3, 8, 4, 4)
-        self.others = nn.Parameter(torch.randn(1, 5, 8))
+        self.extra_inputs = nn.Parameter(torch.randn(1, 5, 8))
         self.blocks = nn.ModuleList([Block(8), Block(8)])
         self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 5)
 
     def forward(self, images):
         tokens = self.patches(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.others.expand(len(images), -1, -1), tokens], dim=1)
+        tokens = torch.cat([self.extra_inputs.expand(len(images), -1, -1), tokens], dim=1)
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.norm(tokens)
@@ -111,14 +111,14 @@ def narrowing():
     )
 
 
-def survey(net, images):
+def trace(net, images):
     with torch.no_grad():
-        return layers.survey(net, lambda: net(images[:1].clone()))
+        return layers.trace(net, lambda: net(images[:1].clone()))
 
 
 def chosen(net, images, **options):
     with isolated(net):
-        return choose(net, images, runs=survey(net, images), **options)
+        return choose(net, images, runs=trace(net, images), **options)
 
 
 def stages():
@@ -156,14 +156,13 @@ def test_auto_takes_the_last_maps_that_lead_to_the_score(case, leaves_no_trace):
     net, images = make(), torch.randn(2, *shape)
     with leaves_no_trace(net):
         found = chosen(net, images)
-    assert (found.layer, found.finer, found.sure) == (layer, finer, True)
+    assert (found.layer, found.high_res_layer, found.is_certain) == (layer, finer, True)
     assert re.search(note, found.note), found.note
 
 
 def test_in_a_plain_convnet_it_is_the_last_map(net, images, leaves_no_trace):
     with leaves_no_trace(net.train()):
         assert chosen(net, images) == Choice("relu2", "relu1")
-    assert layers.last_map(survey(net, images)) == "relu2"
 
 
 MAKES = {case: make for case, (make, *_) in TABLE.items() if case != "volumes"}
@@ -174,8 +173,8 @@ def test_frozen_parameters_and_the_mode_around_change_nothing(case):
     make, shape, layer, finer, _ = TABLE[case]
     net, images = make(), torch.randn(2, *shape)
     with isolated(net), torch.no_grad():
-        found = choose(net, images, runs=survey(net, images))
-    assert (found.layer, found.finer) == (layer, finer)
+        found = choose(net, images, runs=trace(net, images))
+    assert (found.layer, found.high_res_layer) == (layer, finer)
     with torch.inference_mode():
         assert chosen(net, images.clone()) == found
     assert chosen(net.requires_grad_(False), images) == found
@@ -185,7 +184,7 @@ def test_frozen_parameters_and_the_mode_around_change_nothing(case):
 def test_bfloat16_changes_nothing(case):
     make, shape, layer, finer, _ = TABLE[case]
     found = chosen(make().bfloat16(), torch.randn(2, *shape).bfloat16())
-    assert (found.layer, found.finer) == (layer, finer)
+    assert (found.layer, found.high_res_layer) == (layer, finer)
 
 
 def test_a_backbone_under_no_grad_changes_nothing(tiny, images):
@@ -227,12 +226,12 @@ def test_a_head_of_zeros_leaves_the_choice_open(case):
     net, images = make(), torch.randn(2, *shape)
     nn.init.zeros_(net.head.weight)
     first = chosen(net, images)
-    assert not first.sure
+    assert not first.is_certain
     assert "no gradient" in first.note
-    assert first.layer in layers.named(net), "a guess is better than none"
+    assert first.layer in layers.named_layers(net), "a guess is better than none"
     nn.init.normal_(net.head.weight)
     assert chosen(net, images).layer == layer
-    assert chosen(net, images).sure
+    assert chosen(net, images).is_certain
 
 
 def test_a_score_far_behind_the_last_layers_is_found():
@@ -250,17 +249,17 @@ def test_other_inputs_ways_through_the_model_and_readers_are_followed(tiny, imag
     net, scale = Two(), torch.ones(4, 1, 1, 1)
 
     with isolated(net):
-        runs = layers.survey(net, lambda: net(images, scale=scale))
-        options = {"output": lambda returned: returned[0]["scores"], "others": {"scale": scale}}
+        runs = layers.trace(net, lambda: net(images, scale=scale))
+        options = {"output": lambda returned: returned[0]["scores"], "extra_inputs": {"scale": scale}}
         found = choose(net, images, forward=net, runs=runs, **options)
     assert found == chosen(tiny(), images)
 
 
-def test_a_survey_of_all_images_or_of_one_is_the_same():
+def test_a_trace_of_all_images_or_of_one_is_the_same():
     net, images = ViT(pool="class"), torch.randn(2, 3, 8, 12)
     with isolated(net):
-        whole = layers.survey(net, lambda: net(images))
-        assert choose(net, images, runs=whole) == choose(net, images, runs=survey(net, images))
+        whole = layers.trace(net, lambda: net(images))
+        assert choose(net, images, runs=whole) == choose(net, images, runs=trace(net, images))
 
 
 def test_without_maps_it_says_so():
@@ -311,6 +310,6 @@ def test_architectures_of_torchvision_need_no_configuration(case, leaves_no_trac
     nn.init.normal_([each for each in net.modules() if isinstance(each, nn.Linear | nn.Conv2d)][-1].weight)
     with leaves_no_trace(net):
         found = chosen(net, images)
-    run = survey(net.eval(), images)[found.layer]
-    assert (found.layer, found.sure) == (layer, True)
+    run = trace(net.eval(), images)[found.layer]
+    assert (found.layer, found.is_certain) == (layer, True)
     assert layers.layout(run.shape, images.shape, module=run.module).size == size

@@ -37,7 +37,7 @@ def test_heatmaps_are_those_of_the_eager_net(compiled, tiny, images, graphs, lea
     expected = heatmaps(twin(compiled, tiny), images, layer=["conv1", "relu2"])
     with leaves_no_trace(compiled):
         found = heatmaps(compiled, images, layer=["conv1", "relu2"])
-        last = heatmaps(compiled, images)  # "auto" surveys by hooks
+        last = heatmaps(compiled, images)  # "auto" traces by hooks
     assert torch.equal(found["conv1"], expected["conv1"])
     assert torch.equal(found["relu2"], expected["relu2"])
     assert torch.equal(last, expected["relu2"])

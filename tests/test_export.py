@@ -235,7 +235,7 @@ def test_a_page_has_equal_pictures_once_and_no_html_of_the_logs(tmp_path):
     with SummaryWriter(str(tmp_path / "run")) as writer:
         for step in (1, 2, 3):
             add(writer, f"a/{evil}", step, png(7), f"{evil} `{evil}`" if step == 1 else "")
-        writer.add_text("convviz/alarms/net", f"**conv1: dying** {evil}", 2)
+        writer.add_text("convviz/diagnostics/net", f"**conv1: dying** {evil}", 2)
         writer.add_scalar("convviz/net/dead/conv1", float("nan"), 2)
         writer.add_scalar("loss", 1.0, 2)
     page = export(tmp_path / "run", tmp_path / "out", html=True).page
@@ -246,7 +246,7 @@ def test_a_page_has_equal_pictures_once_and_no_html_of_the_logs(tmp_path):
     (run,) = index(page)["runs"]
     assert run["tags"][0]["shots"] == [[1, 0], [2, 0], [3, 0]]
     assert run["alarms"][0]["html"].startswith("<p><strong>conv1: dying</strong> &lt;/script")
-    assert run["alarms"][0]["tag"] == "convviz/alarms/net"
+    assert run["alarms"][0]["tag"] == "convviz/diagnostics/net"
     assert run["figures"] == [{"tag": "convviz/net/dead/conv1", "points": [[2, None]]}]
 
 

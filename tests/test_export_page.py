@@ -19,7 +19,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_convviz.export import export
-from lightning_convviz.render import Sheet, encode, rgb
+from lightning_convviz.render import PageLayout, encode, rgb
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
@@ -137,7 +137,7 @@ def plain(shade: int) -> bytes:
 
 def grid(epoch: int, step: int) -> bytes:
     """A picture of ours: two probes by three channels."""
-    sheet = Sheet(200)
+    sheet = PageLayout(200)
     sheet.write(f"epoch {epoch}")
     tiles = rgb(torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(epoch)))
     block = sheet.tiles(tiles, columns=3, zoom=5)
@@ -165,7 +165,7 @@ def page(tmp_path_factory) -> Path:
         for step in (100, 250):
             add(writer, "own", step, plain(step))
         add(writer, f"net/{PWNED}", 200, plain(9), PWNED)
-        writer.add_text("convviz/alarms/net", "**conv1: dying** since epoch 1.", 200)
+        writer.add_text("convviz/diagnostics/net", "**conv1: dying** since epoch 1.", 200)
         for step in (100, 200, 300):
             writer.add_scalar("convviz/net/dead/conv1", step / 400, step)
     with SummaryWriter(str(folder / "logs" / "second")) as writer:

@@ -10,12 +10,21 @@ import torch
 from torch import nn
 
 from lightning_convviz import layers
-from lightning_convviz.ascent import OBJECTIVES, ascend, difference, direction, diverse, many, patterns, resolve
-from lightning_convviz.cams import EXTENDED, METHODS, Explanation, heatmaps, look
+from lightning_convviz.ascent import (
+    OBJECTIVES,
+    ascend,
+    difference,
+    direction,
+    diverse,
+    patterns,
+    patterns_of_layers,
+    resolve,
+)
+from lightning_convviz.cams import GRAPH_METHODS, METHODS, Explanation, heatmaps, run_forward
 from lightning_convviz.canvas import CANVASES as NAMES
 from lightning_convviz.canvas import Box, Canvas, FourierCanvas, PhaseCanvas, PixelCanvas, PlainCanvas, generators
 from lightning_convviz.isolation import isolated
-from lightning_convviz.targets import TARGETS, contrast, label, predicted
+from lightning_convviz.targets import TARGETS, contrast, of_class, predicted
 
 # -- the tables -------------------------------------------------------------------------------------------------------
 
@@ -100,7 +109,7 @@ def direction_loop(vectors, power, A):
 
 
 CAMS = {"gradcam": gradcam_loop, "hirescam": hirescam_loop}
-AIMS = {"mean": mean_loop, "rise": rise_loop, "neuron": neuron_loop, "diverse": diverse_loop}
+AIMS = {"mean": mean_loop, "above_blank": rise_loop, "neuron": neuron_loop, "diverse": diverse_loop}
 VECTORS = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 MADE = {
     "direction": (direction(VECTORS), lambda channels, blank, A: direction_loop(VECTORS, 2, A)),
@@ -118,9 +127,9 @@ SCORES = {
     "predicted": "predicted",
     "one class": 2,
     "own class": torch.tensor([3, 0, 1, 2]),
-    "second": "second",
-    "finer": "finer",
-    "contrast": contrast(predicted, label(0)),
+    "runner_up": "runner_up",
+    "finercam": "finercam",
+    "contrast": contrast(predicted, of_class(0)),
     "function": lambda logits: logits.square().sum(1),
 }
 CANVASES = [PixelCanvas, PlainCanvas, FourierCanvas, PhaseCanvas]
@@ -148,15 +157,15 @@ def draws_patterns(net, images):
 
 
 def draws_patterns_of_several_layers_in_one_batch(net, images):
-    many(net, {"conv1": [0, 1], "relu2": [2], "head": [0]}, like=images, steps=2, together=True)
+    patterns_of_layers(net, {"conv1": [0, 1], "relu2": [2], "head": [0]}, like=images, steps=2, share_batch=True)
 
 
 def draws_patterns_layer_by_layer(net, images):
-    many(net, {"relu1": [0, 1], "conv2": [2]}, like=images, steps=2, together=False)
+    patterns_of_layers(net, {"relu1": [0, 1], "conv2": [2]}, like=images, steps=2, share_batch=False)
 
 
 def draws_patterns_by_the_cheaper_way(net, images):
-    many(net, {"relu1": [0, 1], "conv2": [2]}, like=images, steps=1)
+    patterns_of_layers(net, {"relu1": [0, 1], "conv2": [2]}, like=images, steps=1)
 
 
 def draws_patterns_of_classes(net, images):
@@ -169,7 +178,7 @@ def draws_patterns_as_the_textbook_does(net, images):
 
 def goes_on_with_patterns(net, images):
     start = torch.zeros(1, 3, 12, 9, 2)
-    many(net, {"conv2": [0]}, like=images, steps=2, start={"conv2": start}, progress=True)
+    patterns_of_layers(net, {"conv2": [0]}, like=images, steps=2, start={"conv2": start}, progress=True)
 
 
 def records(net, images):
@@ -187,9 +196,9 @@ def records_until_it_has_all(net, images):
         net(images.clone())
 
 
-def surveys(net, images):
+def traces(net, images):
     with isolated(net):
-        layers.survey(net, lambda: net(images.clone()))
+        layers.trace(net, lambda: net(images.clone()))
 
 
 def differentiates(net, images):
@@ -201,7 +210,7 @@ LOOKS = [
     draws_heatmaps, draws_heatmaps_of_the_layer_it_finds, draws_patterns, draws_patterns_of_several_layers_in_one_batch,
     draws_patterns_layer_by_layer, draws_patterns_by_the_cheaper_way, draws_patterns_of_classes,
     draws_patterns_as_the_textbook_does, goes_on_with_patterns, records, records_the_input, records_until_it_has_all,
-    surveys, differentiates,
+    traces, differentiates,
 ]  # fmt: skip
 
 
@@ -218,7 +227,7 @@ def test_a_look_leaves_no_trace(busy, images, leaves_no_trace, look_at, mode, fa
         look_at(net, images.clone())
 
 
-@pytest.mark.parametrize("look_at", [records, records_the_input, records_until_it_has_all, surveys])
+@pytest.mark.parametrize("look_at", [records, records_the_input, records_until_it_has_all, traces])
 def test_hooks_alone_leave_no_trace_in_an_evaluated_model(tiny, images, leaves_no_trace, look_at, monkeypatch):
     monkeypatch.setattr("test_laws.isolated", lambda net: torch.no_grad())
     net = tiny().eval()
@@ -298,7 +307,7 @@ def test_a_method_is_what_its_paper_says(tiny, images, method, head):
     assert expected.abs().max() > 1e-3
     torch.testing.assert_close(METHODS[method](A, G), expected, atol=1e-10, rtol=0)
     with isolated(net):
-        (found,) = look(net, images, explanations=[Explanation("relu2", method=method)]).maps
+        (found,) = run_forward(net, images, explanations=[Explanation("relu2", method=method)]).maps
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
 
 
@@ -308,7 +317,7 @@ def test_under_pooling_and_a_linear_head_a_map_is_cam_over_its_positions(tiny, i
     A, _ = maps_and_gradients(net, images, predicted)
     cam = torch.einsum("c,ncyx->nyx", net.head.weight[3].detach(), A)  # Zhou et al. 2016, eq. 2
     with isolated(net):
-        (found,) = look(net, images, explanations=[Explanation("relu2", 3, method)]).maps
+        (found,) = run_forward(net, images, explanations=[Explanation("relu2", 3, method)]).maps
     torch.testing.assert_close(found, cam / (6 * 8), atol=1e-14, rtol=1e-14)
 
 
@@ -316,13 +325,13 @@ def test_under_pooling_and_a_linear_head_a_map_is_cam_over_its_positions(tiny, i
 def test_hirescam_sums_to_the_score_for_a_linear_head_without_bias(tiny, images, target):
     net, images = tiny(bias=False).double(), images.double()
     with isolated(net):
-        seen = look(net, images, explanations=[Explanation("relu2", SCORES[target], "hirescam")])
+        seen = run_forward(net, images, explanations=[Explanation("relu2", SCORES[target], "hirescam")])
     scores = {
         "predicted": seen.logits.amax(1),
         "one class": seen.logits[:, 2],
         "own class": seen.logits[[0, 1, 2, 3], [3, 0, 1, 2]],
-        "second": seen.logits.topk(2).values[:, 1],
-        "finer": seen.logits.topk(4).values @ torch.tensor([1, -0.2, -0.2, -0.2], dtype=torch.float64),
+        "runner_up": seen.logits.topk(2).values[:, 1],
+        "finercam": seen.logits.topk(4).values @ torch.tensor([1, -0.2, -0.2, -0.2], dtype=torch.float64),
         "contrast": seen.logits.amax(1) - seen.logits[:, 0],
     }
     torch.testing.assert_close(seen.maps[0].sum((1, 2)), scores[target], atol=1e-10, rtol=0)
@@ -341,7 +350,7 @@ def test_an_objective_is_what_its_formula_says(name, size, channels):
     torch.testing.assert_close(aim(channels, blank)(same), loop(channels, blank, same), atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["mean", "rise", "direction"])
+@pytest.mark.parametrize("name", ["mean", "above_blank", "direction"])
 @pytest.mark.parametrize(("size", "border"), [((7, 9), 0), ((9, 7), 0), ((8, 8), 2), ((1, 1), 0)])
 def test_small_maps_keep_their_border(name, size, border):
     maps, vectors = torch.zeros(1, 1, *size), torch.ones(1, 1)
@@ -367,7 +376,7 @@ ORDER = [2, 0, 3, 1]
 
 @pytest.mark.parametrize(
     ("method", "target"),
-    [(method, "own class") for method in [*METHODS, *EXTENDED]] + [("gradcam", target) for target in SCORES],
+    [(method, "own class") for method in [*METHODS, *GRAPH_METHODS]] + [("gradcam", target) for target in SCORES],
 )
 def test_heatmaps_of_a_batch_are_those_of_its_images(tiny, images, method, target):
     net, images, target = tiny().double(), images.double(), SCORES[target]

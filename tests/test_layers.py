@@ -18,7 +18,7 @@ class Shared(nn.Module):
 
 
 def test_names_are_free_of_wrapper_parts(net):
-    names = layers.named(nn.ModuleDict({"net": torch.compile(net, backend="eager")}))
+    names = layers.named_layers(nn.ModuleDict({"net": torch.compile(net, backend="eager")}))
     assert "net.conv1" in names
     assert not any("_orig_mod" in name for name in names)
     assert names["net"] is net, "the content, not the wrapper"
@@ -216,19 +216,19 @@ def test_recording_names_its_errors(net, images):
         layers.require(outputs, ["idle"])
 
 
-def test_a_survey_tells_what_ran_in_which_order(net, images):
-    runs = layers.survey(net, lambda: net(images))
+def test_a_trace_tells_what_ran_in_which_order(net, images):
+    runs = layers.trace(net, lambda: net(images))
     assert list(runs) == ["conv1", "bn1", "relu1", "conv2", "bn2", "relu2", "dropout", "pool", "head"]
     assert runs["conv2"].shape == (4, 6, 6, 8)
     assert runs["conv2"].is_map
     assert not runs["pool"].is_map, "one position is no map"
     assert not runs["head"].is_map
-    assert runs["conv1"].then == ("bn1", 1)
+    assert runs["conv1"].next_call == ("bn1", 1)
 
 
-def test_a_survey_counts_calls_and_moves_repeaters_to_the_end(images):
+def test_a_trace_counts_calls_and_moves_repeaters_to_the_end(images):
     model = nn.Sequential(shared := nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), shared)
-    runs = layers.survey(model, lambda: model(images))
+    runs = layers.trace(model, lambda: model(images))
     assert list(runs) == ["1", "0"]
     assert runs["0"].calls == 2
 
@@ -244,15 +244,15 @@ def test_a_survey_counts_calls_and_moves_repeaters_to_the_end(images):
 )
 def test_a_value_has_settled_after_normalization_and_nonlinearity(images, after, expected):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), *after)
-    assert layers.settled(layers.survey(model, lambda: model(images)), "0") == expected
+    assert layers.post_activation(layers.trace(model, lambda: model(images)), "0") == expected
 
 
 def test_a_shared_relu_settles_nothing_before_its_last_call(images):
     relu = nn.ReLU()
     model = nn.Sequential(nn.Conv2d(3, 3, 1), relu, nn.Conv2d(3, 3, 1), relu)
-    runs = layers.survey(model, lambda: model(images))
-    assert layers.settled(runs, "0") == "0", "the relu recorded later is not this one's"
-    assert layers.settled(runs, "2") == "1"
+    runs = layers.trace(model, lambda: model(images))
+    assert layers.post_activation(runs, "0") == "0", "the relu recorded later is not this one's"
+    assert layers.post_activation(runs, "2") == "1"
 
 
 def test_a_functional_relu_settles_nothing(images):
@@ -265,34 +265,31 @@ def test_a_functional_relu_settles_nothing(images):
             return self.pool(F.relu(self.conv(images)))
 
     model = Functional()
-    assert layers.settled(layers.survey(model, lambda: model(images)), "conv") == "conv"
+    assert layers.post_activation(layers.trace(model, lambda: model(images)), "conv") == "conv"
 
 
 def test_auto_layers_are_convolutions_spread_over_depth(images):
     model = nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(4)), nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 2, 1))
-    runs = layers.survey(model, lambda: model(images))
+    runs = layers.trace(model, lambda: model(images))
     assert layers.convolutions(runs, count=2) == ["0", "3"], "the 1 x 1 map at the end is none"
     assert layers.convolutions(runs, count=9) == ["0", "1", "2", "3"]
-    assert layers.last_map(runs) == "3"
 
 
 def test_projections_around_residual_blocks_are_no_auto_layers(images):
     model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 4, 1, stride=2), nn.Conv2d(4, 4, 1))
-    assert layers.convolutions(layers.survey(model, lambda: model(images)), count=9) == ["0", "2"]
+    assert layers.convolutions(layers.trace(model, lambda: model(images)), count=9) == ["0", "2"]
 
 
 def test_auto_says_when_there_is_no_map(images):
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 16, 2))
-    runs = layers.survey(model, lambda: model(images))
+    runs = layers.trace(model, lambda: model(images))
     with pytest.raises(ValueError, match='`layers` is "auto", but no convolution'):
         layers.convolutions(runs, count=3)
-    with pytest.raises(ValueError, match='`layer` is "auto", but no layer returned a map'):
-        layers.last_map(runs)
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, [0]), (2, [0, 9]), (4, [0, 3, 6, 9]), (99, list(range(10)))])
-def test_spread_keeps_both_ends(count, expected):
-    assert layers.spread(range(10), count) == expected
+def test_evenly_spaced_keeps_both_ends(count, expected):
+    assert layers.evenly_spaced(range(10), count) == expected
 
 
 def test_an_input_given_by_keyword_is_recorded_too(images):

@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 from lightning_convviz import pixels
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
-SPACE = pixels.PixelSpace(STD, MEAN)
+SPACE = pixels.Denormalization(STD, MEAN)
 
 
 def test_display_undoes_the_normalization():
@@ -19,7 +19,7 @@ def test_display_undoes_the_normalization():
 
 
 def test_display_clamps():
-    assert pixels.PixelSpace((1.0,), (0.0,)).display(torch.tensor([-1.0, 0.25, 9.0]).reshape(1, 3, 1, 1)).flatten(
+    assert pixels.Denormalization((1.0,), (0.0,)).display(torch.tensor([-1.0, 0.25, 9.0]).reshape(1, 3, 1, 1)).flatten(
     ).tolist() == [0, 0.25, 1]  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def test_display_clamps():
 )
 def test_any_number_of_channels_is_shown_in_three(channels, shown):
     images = (torch.arange(1, channels + 1) / 10).reshape(1, channels, 1, 1)
-    found = pixels.PixelSpace((1.0,), (0.0,)).display(images).flatten()
+    found = pixels.Denormalization((1.0,), (0.0,)).display(images).flatten()
     torch.testing.assert_close(found, torch.tensor(shown))
 
 
@@ -53,12 +53,12 @@ def test_a_normalization_that_can_t_be_undone_is_an_error(mean, std, message):
 
 @pytest.mark.parametrize(("top", "scale"), [(1.0, 1.0), (255.0, 1 / 255)])
 def test_images_in_a_usual_range_are_taken_as_they_are(top, scale):
-    assert pixels.estimated(torch.tensor([0.0, top]).reshape(1, 1, 1, 2)) == pixels.PixelSpace((scale,), (0.0,))
+    assert pixels.estimate(torch.tensor([0.0, top]).reshape(1, 1, 1, 2)) == pixels.Denormalization((scale,), (0.0,))
 
 
 def test_other_ranges_are_stretched_alike_in_all_channels():
     images = torch.randn(4, 3, 32, 32) * torch.tensor([1.0, 2.0, 0.5])[:, None, None]
-    space = pixels.estimated(images)
+    space = pixels.estimate(images)
     assert len(space.scale) == 1, "colors keep their balance"
     low, high = images.flatten().quantile(torch.tensor([0.001, 0.999])).tolist()
     ends = torch.tensor([low, high]).reshape(1, 1, 1, 2)
@@ -66,7 +66,7 @@ def test_other_ranges_are_stretched_alike_in_all_channels():
 
 
 def test_constant_images_have_a_space_too():
-    assert pixels.estimated(torch.full((1, 3, 2, 2), -3.0)).display(torch.full((1, 3, 2, 2), -3.0)).isfinite().all()
+    assert pixels.estimate(torch.full((1, 3, 2, 2), -3.0)).display(torch.full((1, 3, 2, 2), -3.0)).isfinite().all()
 
 
 def dataset(*steps, compose=transforms.Compose):

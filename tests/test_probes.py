@@ -69,14 +69,14 @@ def test_mean_and_std_undo_the_normalization_for_display_only():
     normalized = Normalize(mean, std)(images)
     found = Probes(normalized, mean=mean, std=std)
     assert torch.equal(found.images, normalized)
-    torch.testing.assert_close(found.shown(), images)
+    torch.testing.assert_close(found.display(), images)
 
 
 def test_from_dataset_keeps_indices_and_finds_names_and_normalization():
     dataset = Subset(ConcatDataset([Items(Compose([Normalize([0.5], [0.25])]))]), range(6))
     found = Probes.from_dataset(dataset, [4, 1])
     assert (found.ids, found.labels.tolist(), found.class_names) == ((4, 1), [0, 1], ["ant", "bee"])
-    torch.testing.assert_close(found.shown()[:, 0, 0, 0], torch.tensor([0.4, 0.1]))
+    torch.testing.assert_close(found.display()[:, 0, 0, 0], torch.tensor([0.4, 0.1]))
 
 
 @pytest.mark.parametrize(("indices", "message"), [([], "`indices` is empty"), ([6], "items 0 to 5")])
@@ -93,7 +93,7 @@ def test_reading_a_data_set_with_random_transforms_takes_nothing_from_the_genera
 
 @pytest.mark.parametrize("given", [torch.rand(2, 3, 4, 4), (torch.rand(2, 3, 4, 4), [0, 1]), (Items(), [0, 1])])
 def test_probes_may_be_given_in_short(given):
-    assert len(probes.of(given)) == 2
+    assert len(probes.as_probes(given)) == 2
 
 
 def test_a_folder_of_pictures(tmp_path):
@@ -148,7 +148,7 @@ def test_what_is_no_mask_and_no_box_at_all_is_refused(argument):
 def test_masks_follow_their_images(device):
     masks = torch.rand(3, 4, 5) > 0.5
     found = Probes(torch.rand(3, 3, 4, 5, device=device), masks=masks.to(device))
-    assert torch.equal(found.take([2, 0]).masks.cpu(), masks[[2, 0]])
+    assert torch.equal(found.select([2, 0]).masks.cpu(), masks[[2, 0]])
     assert found.cpu().masks.device.type == "cpu"
     assert torch.equal(replace(found, class_names=["ant"]).masks.cpu(), masks)
     boxed = Probes(torch.rand(1, 3, 4, 5), boxes=[(0, 0, 1, 1)])
@@ -176,8 +176,8 @@ def test_masks_count_for_the_limit_of_a_state(monkeypatch):
 
 
 def test_take_keeps_everything_together():
-    found = Probes(torch.rand(3, 3, 4, 4), [0, 1, 2], ids="xyz", others={"age": torch.arange(3.0)}).take([2, 0])
-    assert (found.labels.tolist(), found.ids, found.others["age"].tolist()) == ([2, 0], ("z", "x"), [2.0, 0.0])
+    found = Probes(torch.rand(3, 3, 4, 4), [0, 1, 2], ids="xyz", extra_inputs={"age": torch.arange(3.0)}).select([2, 0])
+    assert (found.labels.tolist(), found.ids, found.extra_inputs["age"].tolist()) == ([2, 0], ("z", "x"), [2.0, 0.0])
 
 
 IMAGES, LABELS = torch.rand(4, 3, 5, 5), torch.tensor([1, 0, 2, 2])
@@ -211,9 +211,9 @@ def test_batches_without_images_are_refused(batch):
 
 
 def test_further_inputs_go_to_the_forward_by_name_or_place():
-    found = Probes(IMAGES, others={"age": LABELS.float(), 2: LABELS})
+    found = Probes(IMAGES, extra_inputs={"age": LABELS.float(), 2: LABELS})
     assert list(found.arguments(lambda images: None)) == []
-    assert found.arguments(lambda images, age: None)["age"] is found.others["age"]
+    assert found.arguments(lambda images, age: None)["age"] is found.extra_inputs["age"]
     assert found.arguments(lambda images, kind: None)["kind"] is LABELS
     assert list(found.arguments(lambda images, scale=2.0: None)) == []
     with pytest.raises(ValueError, match="forward needs 'sex' beside the images"):

@@ -8,9 +8,9 @@ from matplotlib import colormaps
 from PIL import Image
 
 from lightning_convviz import render
-from lightning_convviz.render import Sheet, encode, paint
+from lightning_convviz.render import PageLayout, encode, paint
 from lightning_convviz.render.color import LEVELS, NOT_A_NUMBER, OPACITY, PAGE
-from lightning_convviz.render.sheet import CARD, GAP, INK, MARGIN, WRONG, font, shorten, zoom_for
+from lightning_convviz.render.layout import CARD, GAP, INK, MARGIN, WRONG, font, shorten, zoom_for
 
 TOP = LEVELS - 1
 VIRIDIS = colormaps["viridis"](np.linspace(0, 1, LEVELS, dtype=np.float32), bytes=True)[:, :3]
@@ -18,7 +18,7 @@ WORDS = "an extraordinarily long caption about African elephants and supercalifr
 
 
 def page(tiles, *, colormap="viridis", about=None, width=0, **options):
-    sheet = Sheet(width)
+    sheet = PageLayout(width)
     sheet.write("A caption", bold=True)
     block = sheet.tiles(tiles, **{"columns": 3, **options})
     return sheet.picture(main=block, colormap=colormap, legend="how to read it", about=about or {"kind": "test"})
@@ -69,7 +69,7 @@ def test_tiles_neither_touch_nor_leave_the_page():
 
 
 def test_a_frame_surrounds_tiles_and_covers_none():
-    sheet = Sheet(0)
+    sheet = PageLayout(0)
     sheet.write("room above")
     photos = torch.full((4, 6, 6, 3), 200, dtype=torch.uint8)
     block = sheet.tiles(photos, columns=2, gap=6, x=10)
@@ -217,7 +217,7 @@ def test_colors_are_computed_on_the_device(device):
 def test_few_colors_of_photographs_beside_maps_survive_nearly(colors):
     table = torch.randint(0, 256, (colors, 3), dtype=torch.uint8)
     photos = table[torch.arange(2 * 8 * 8) % colors].reshape(2, 8, 8, 3)
-    sheet = Sheet(0)
+    sheet = PageLayout(0)
     first = sheet.tiles(photos, columns=2)
     maps = sheet.tiles(torch.full((2, 8, 8), TOP, dtype=torch.uint8), columns=2)
     image = paint(sheet.picture(main=maps, colormap="viridis", legend="", about={}))
@@ -235,7 +235,7 @@ def test_few_colors_of_photographs_beside_maps_survive_nearly(colors):
 @pytest.mark.parametrize("width", [0, 500, 1200])
 @pytest.mark.parametrize("bold", [False, True])
 def test_no_caption_leaves_the_page(width, bold):
-    sheet = Sheet(width)
+    sheet = PageLayout(width)
     sheet.write(WORDS, bold=bold)
     sheet.write(WORDS.replace(" ", "_"), bold=bold, x=50)
     sheet.label(WORDS, 200, sheet.y, bold=bold, width=sheet.width - 200)
@@ -250,7 +250,7 @@ def test_no_caption_leaves_the_page(width, bold):
 
 
 def test_a_wrapped_caption_loses_no_word():
-    sheet = Sheet(0)
+    sheet = PageLayout(0)
     sheet.write("one two three " * 20)
     words = [word for label in sheet._labels for word in label.text.split()]
     assert words == ["one", "two", "three"] * 20
@@ -266,14 +266,14 @@ def test_a_shortened_text_says_so():
 
 
 def test_captions_grow_with_the_page():
-    assert Sheet(10).width == CARD
-    assert Sheet(2 * CARD).text >= 2 * Sheet(CARD).text
+    assert PageLayout(10).width == CARD
+    assert PageLayout(2 * CARD).text >= 2 * PageLayout(CARD).text
 
 
 @pytest.mark.parametrize("colormap", ["viridis", None])
 @pytest.mark.parametrize("color", [INK, WRONG])
 def test_captions_of_any_color_are_drawn(colormap, color):
-    sheet = Sheet(0)
+    sheet = PageLayout(0)
     sheet.write("A caption", color=color)
     shape = (1, 4, 4) if colormap else (1, 4, 4, 3)
     block = sheet.tiles(torch.zeros(shape, dtype=torch.uint8), columns=1)
@@ -282,7 +282,7 @@ def test_captions_of_any_color_are_drawn(colormap, color):
 
 
 def test_a_boxed_caption_is_readable_on_a_photograph():
-    sheet = Sheet(0)
+    sheet = PageLayout(0)
     block = sheet.tiles(torch.zeros(1, 40, 200, 3, dtype=torch.uint8), columns=1)
     sheet.label("no evidence", block.x + 4, block.y + 4, boxed=True)
     image = np.asarray(paint(sheet.picture(main=block, colormap=None, legend="", about={})))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision import transforms as T
 
-from lightning_convviz import cams, trust
+from lightning_convviz import cams, heatmap_metrics
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 pytestmark = pytest.mark.slow  # it trains
@@ -57,10 +57,10 @@ def test_in_mistakes_the_evidence_lies_on_the_mark_and_without_it_on_the_object(
     with_mark = cams.heatmaps(net, marked, layer=layer, method=method)
     without = cams.heatmaps(net, plain, layer=layer, method=method)
     energy = {
-        "on the mark": trust.energy_inside(with_mark, marks),
-        "on the object beside the mark": trust.energy_inside(with_mark, objects),
-        "on the object without a mark": trust.energy_inside(without, objects),
-        "where the mark would be": trust.energy_inside(without, marks),
+        "on the mark": heatmap_metrics.energy_inside(with_mark, marks),
+        "on the object beside the mark": heatmap_metrics.energy_inside(with_mark, objects),
+        "on the object without a mark": heatmap_metrics.energy_inside(without, objects),
+        "where the mark would be": heatmap_metrics.energy_inside(without, marks),
     }
     share = {name: float(each.nanmean()) for name, each in energy.items()}
     assert marks.float().mean() < 0.07

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from lightning_convviz import sinks
-from lightning_convviz.render import Animation, Chart, Panel, Picture, Sheet, rgb
+from lightning_convviz.render import Animation, Chart, PageLayout, Panel, Picture, rgb
 
 
 def picture() -> Picture:
-    sheet = Sheet(100)
+    sheet = PageLayout(100)
     block = sheet.tiles(rgb(torch.rand(2, 3, 8, 8)), columns=2)
     return sheet.picture(main=block, colormap=None, legend="How to read it.", about={"kind": "test"})
 
@@ -27,8 +27,8 @@ def written(monkeypatch):
     return files
 
 
-def drawing(step: int) -> sinks.Drawing:
-    return sinks.Drawing("test", 0, step, {"test/a": picture()})
+def drawing(step: int) -> sinks.LoggedDrawing:
+    return sinks.LoggedDrawing("test", 0, step, {"test/a": picture()})
 
 
 def test_a_sink_is_found_by_the_name_of_the_class_or_of_one_it_inherits_from(written):
@@ -73,16 +73,16 @@ def test_one_logger_that_fails_does_not_keep_the_others_from_theirs(monkeypatch,
     writer.submit([(drawing(1), [Broken(), Logger()])])
     writer.drain()
     assert len(written) == 1
-    assert writer.complaints() == ["OSError: no space left"]
-    assert writer.complaints() == []
+    assert writer.new_errors() == ["OSError: no space left"]
+    assert writer.new_errors() == []
 
 
-def shown() -> sinks.Drawing:
+def shown() -> sinks.LoggedDrawing:
     """One of each kind of thing that a drawing may have."""
     chart = Chart("Depth", [], ["conv1"], ["epoch 0"], [Panel("share", [[0.5]])], {"kind": "depth"}, "")
     animation = Animation([picture(), picture()], {"kind": "evolution"}, "")
     everything = {"test/a": picture(), "test/depth": chart, "test/film": animation}
-    return sinks.Drawing("test", 3, 40, everything, texts={"test/alarm": "**Wake up**, Größe 猫"})
+    return sinks.LoggedDrawing("test", 3, 40, everything, texts={"test/alarm": "**Wake up**, Größe 猫"})
 
 
 def test_charts_and_animations_are_encoded_by_the_writer_and_texts_come_along(written):
@@ -90,7 +90,7 @@ def test_charts_and_animations_are_encoded_by_the_writer_and_texts_come_along(wr
     writer = sinks.Writer()
     writer.submit([(shown(), [Logger()]), (drawing(50), [Logger()])])
     assert writer.drain()
-    assert not writer.complaints()
+    assert not writer.new_errors()
     first, second = written
     assert {tag: image.suffix for tag, image in first.images.items()} == {
         "test/a": ".png", "test/depth": ".png", "test/film": ".gif",
@@ -104,7 +104,7 @@ def test_a_folder_gets_animations_and_texts(tmp_path):
     writer = sinks.Writer()
     writer.submit([(shown(), [sinks.Folder(tmp_path)])])
     assert writer.drain()
-    assert not writer.complaints()
+    assert not writer.new_errors()
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")) == [
         "test/a/step_00000040.png", "test/alarm/step_00000040.md", "test/depth/step_00000040.png",
         "test/film/step_00000040.gif",

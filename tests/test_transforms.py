@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from lightning_convviz.canvas import generators
-from lightning_convviz.transforms import ANGLE, BLOCK, ZOOM, in_turn, jitter, rotate, scale, standard
+from lightning_convviz.transforms import ANGLE, BLOCK, ZOOM, alternate, jitter, rotate, scale, standard
 
 
 def all_of(size):
@@ -181,7 +181,7 @@ def test_fine_images_are_only_shifted(size, count):
 
 def test_scale_and_rotation_take_turns(ramps):
     same = ramps[:1].repeat(2, 1, 1, 1)
-    turning = in_turn([scale(0.3, generators([1, 2])), rotate(20, generators([3, 4]))])
+    turning = alternate([scale(0.3, generators([1, 2])), rotate(20, generators([3, 4]))])
     expected = [scale(0.3, generators([1, 2])), rotate(20, generators([3, 4]))]
     for transform in expected:
         assert torch.equal(turning(same), transform(same))

@@ -7,26 +7,27 @@ from lightning_convviz.ascent.climb import RECTIFIERS, Patterns, ascend, joined
 from lightning_convviz.ascent.filters import most_active, most_important, receptive_fields
 from lightning_convviz.ascent.objectives import (
     OBJECTIVES,
-    Aim,
     Objective,
+    ObjectiveFactory,
+    above_blank,
     difference,
     direction,
     diverse,
     mean,
     neuron,
     resolve,
-    rise,
 )
-from lightning_convviz.ascent.patterns import many, patterns
+from lightning_convviz.ascent.patterns import patterns, patterns_of_layers
 from lightning_convviz.ascent.plan import is_cheaper_together
 from lightning_convviz.ascent.recipes import check_canvas
 
 __all__ = [
     "OBJECTIVES",
     "RECTIFIERS",
-    "Aim",
     "Objective",
+    "ObjectiveFactory",
     "Patterns",
+    "above_blank",
     "ascend",
     "check_canvas",
     "difference",
@@ -34,13 +35,12 @@ __all__ = [
     "diverse",
     "is_cheaper_together",
     "joined",
-    "many",
     "mean",
     "most_active",
     "most_important",
     "neuron",
     "patterns",
+    "patterns_of_layers",
     "receptive_fields",
     "resolve",
-    "rise",
 ]

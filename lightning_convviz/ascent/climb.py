@@ -36,14 +36,14 @@ class Patterns:
         images: (n, c, h, w), in the model's input space, within the value box.
         activations: (n,), the channel's mean over its whole map at the named layer, for the image as it is shown.
         peaks: (n,), the largest value on that map.
-        gained: (n,), how far the objective lies above its value for the blank image.
+        improvement: (n,), how far the objective lies above its value for the blank image.
         values: (n, ...), the parameters of the images, from which a later ascent can go on.
     """
 
     images: Float[Tensor, "n c h w"]
     activations: Float[Tensor, " n"]
     peaks: Float[Tensor, " n"]
-    gained: Float[Tensor, " n"]
+    improvement: Float[Tensor, " n"]
     values: Float[Tensor, "n ..."]
 
     def __len__(self) -> int:
@@ -69,8 +69,8 @@ def joined(parts: Sequence[Patterns]) -> Patterns:
 
 
 @dataclass(frozen=True)
-class Way:
-    """The way from images to the maps of layers."""
+class LayerReader:
+    """Reads the maps of layers for images."""
 
     model: nn.Module
     forward: Forward
@@ -79,7 +79,7 @@ class Way:
     @cached_property
     def rectifiers(self) -> Mapping[Layer, nn.Module]:
         """The layers that cut off, so that they are asked for their input."""
-        return {name: each for name, each in layers_.named(self.model).items() if isinstance(each, RECTIFIERS)}
+        return {name: each for name, each in layers_.named_layers(self.model).items() if isinstance(each, RECTIFIERS)}
 
     def maps(self, wanted: Collection[Layer], images: Float[Tensor, "n c h w"]) -> dict[Layer, Tensor]:
         """What the layers answer, (n, c, y, x), by one forward up to the last of them; of a rectifier its input.
@@ -148,7 +148,7 @@ def ascend(
             for parameter, gradient in zip(parameters, found, strict=True):
                 parameter.grad = gradient
             optimizer.step()
-        canvas.settle()
+        canvas.project()
 
 
 @torch.no_grad()
@@ -161,7 +161,7 @@ def _follow(parameters: Sequence[Tensor], found: Sequence[Tensor | None], rate: 
 
 
 def climb(
-    way: Way,
+    reader: LayerReader,
     jobs: Sequence[Job],
     recipe: Recipe,
     within: Box,
@@ -176,29 +176,31 @@ def climb(
     canvas = _canvas(jobs, recipe, within, size, start, streams)
     layers, parts = _groups(jobs)
     with torch.no_grad():
-        blank = way.maps(layers, canvas.blank())
+        blank = reader.maps(layers, canvas.blank())
     _require_channels(jobs, blank)
     channels = [[job[1] for job in jobs[part]] for part in parts]
-    objectives = [recipe.aim(named, blank[each]) for each, named in zip(layers, channels, strict=True)]
+    objectives = [recipe.factory(named, blank[each]) for each, named in zip(layers, channels, strict=True)]
 
     def value(images: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
-        maps = way.maps(layers, images)
+        maps = reader.maps(layers, images)
         if len(layers) == 1:  # a slice would copy the gradient
             return objectives[0](maps[layers[0]])
-        return torch.cat([aim(maps[each][part]) for each, part, aim in zip(layers, parts, objectives, strict=True)])
+        return torch.cat(
+            [objective(maps[each][part]) for each, part, objective in zip(layers, parts, objectives, strict=True)]
+        )
 
-    with autograd_everywhere(way.model):
-        transforms = standard(size, streams) if recipe.robust else []
+    with autograd_everywhere(reader.model):
+        transforms = standard(size, streams) if recipe.augment else []
         ascend(value, canvas, steps=recipe.steps, rate=recipe.rate, transforms=transforms, rounds=rounds)
     with torch.no_grad():
         images = canvas()
-        maps = way.maps(layers, images)
+        maps = reader.maps(layers, images)
         seen = [
-            _seen(way, each, named, maps[each][part], blank[each], aim)
-            for each, part, named, aim in zip(layers, parts, channels, objectives, strict=True)
+            _seen(reader, each, named, maps[each][part], blank[each], objective)
+            for each, part, named, objective in zip(layers, parts, channels, objectives, strict=True)
         ]
-    activations, peaks, gained = (torch.cat(values) for values in zip(*seen, strict=True))
-    return Patterns(images, activations, peaks, gained, canvas.values.detach())
+    activations, peaks, improvement = (torch.cat(values) for values in zip(*seen, strict=True))
+    return Patterns(images, activations, peaks, improvement, canvas.values.detach())
 
 
 def _number(seed: int, job: Job) -> int:
@@ -236,13 +238,13 @@ def _groups(jobs: Sequence[Job]) -> tuple[list[Layer], list[slice]]:
 
 
 def _seen(
-    way: Way, layer: Layer, channels: Sequence[int], maps: Tensor, blank: Tensor, objective: Objective
+    reader: LayerReader, layer: Layer, channels: Sequence[int], maps: Tensor, blank: Tensor, objective: Objective
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and largest activation of each image's channel, and its objective above that of the blank image."""
     index = torch.as_tensor(list(channels), device=maps.device)
-    answers = own(way.answers(layer, maps), index)
-    gained = objective(maps) - objective(blank.expand(len(maps), *blank.shape[1:]))
-    return answers.mean((1, 2)), answers.amax((1, 2)), gained
+    answers = own(reader.answers(layer, maps), index)
+    improvement = objective(maps) - objective(blank.expand(len(maps), *blank.shape[1:]))
+    return answers.mean((1, 2)), answers.amax((1, 2)), improvement
 
 
 def _require_channels(jobs: Sequence[Job], blank: Mapping[Layer, Tensor]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_convviz import layers as layers_
 from lightning_convviz import outputs
-from lightning_convviz.ascent.climb import Way
+from lightning_convviz.ascent.climb import LayerReader
 from lightning_convviz.isolation import autograd_everywhere, gradients, isolated
 
 
@@ -85,11 +85,11 @@ def receptive_fields(
         >>> receptive_fields(net, ["0", "1"], torch.randn(1, 1, 10, 20))
         {'0': (0.3, 0.15), '1': (0.5, 0.25)}
     """
-    fields, way = {}, Way(model, forward or model)
+    fields, reader = {}, LayerReader(model, forward or model)
     with isolated(model), autograd_everywhere(model):
         for name in layers:
             picture = images[:1].clone().requires_grad_()
-            maps = way.maps([name], picture)[name]
+            maps = reader.maps([name], picture)[name]
             # Channels in random proportions: those of equal and opposite weights would cancel each other.
             shares = torch.randn(maps.shape[1], generator=torch.Generator().manual_seed(0)).to(maps)
             middle = maps[0, :, maps.shape[2] // 2, maps.shape[3] // 2] @ shares

@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 Objective = Callable[[Float[Tensor, "n c y x"]], Float[Tensor, " n"]]
 # What makes an objective: the channel of each image, and what the layer answers to the blank image.
-Aim = Callable[[Sequence[int], Float[Tensor, "1 c y x"]], Objective]
+ObjectiveFactory = Callable[[Sequence[int], Float[Tensor, "1 c y x"]], Objective]
 
 # Positions next to the edge see padding instead of picture; they are left out of the objective (Chollet, "Deep Learning
 # with Python", 2nd ed., 9.4.2), where the map is large enough to do without.
 BORDER = 2
-FALL = 0.1  # how much places that fall count in `rise`
+FALL = 0.1  # how much places that fall count in `above_blank`
 
 
 def mean(channels: Sequence[int], blank: Float[Tensor, "1 c y x"]) -> Objective:
@@ -29,14 +29,14 @@ def mean(channels: Sequence[int], blank: Float[Tensor, "1 c y x"]) -> Objective:
     return lambda activations: _interior(own(activations, index)).mean((1, 2))
 
 
-def rise(channels: Sequence[int], blank: Float[Tensor, "1 c y x"]) -> Objective:
+def above_blank(channels: Sequence[int], blank: Float[Tensor, "1 c y x"]) -> Objective:
     """Image `i` is to raise channel `channels[i]` above its response to the blank image, wherever it can.
 
     `mean_yx φ(A[y, x] - A_blank)` with `φ(a) = a` for `a > 0`, else `a / 10`: places that rise count ten times those
     that fall. A convolution at the input is linear, and the plain mean of its map shows nothing but its flat color;
     this shows its edges too.
 
-    >>> rise([0], torch.zeros(1, 1, 1, 2))(torch.tensor([[[[1.0, -1.0]]]]))
+    >>> above_blank([0], torch.zeros(1, 1, 1, 2))(torch.tensor([[[[1.0, -1.0]]]]))
     tensor([0.4500])
     """
     index = _index(channels, blank)
@@ -55,7 +55,7 @@ def neuron(channels: Sequence[int], blank: Float[Tensor, "1 c y x"]) -> Objectiv
     return lambda activations: own(activations, index)[:, y, x]
 
 
-def direction(vectors: Float[Tensor, "n c"] | Mapping[int, Tensor], *, power: float = 2.0) -> Aim:
+def direction(vectors: Float[Tensor, "n c"] | Mapping[int, Tensor], *, power: float = 2.0) -> ObjectiveFactory:
     """Image `i` is to bring out the combination `vectors[i]` of all channels; the channels given beside are not used.
 
     `mean_yx (v · A[y, x]) max(cos(v, A[y, x]), 0.1)^power`: the cosine keeps a few strong channels from standing in for
@@ -70,12 +70,12 @@ def direction(vectors: Float[Tensor, "n c"] | Mapping[int, Tensor], *, power: fl
         ValueError: where a vector has not one number for each channel, or there is not one vector for each image.
 
     Example:
-        >>> aim = direction(torch.tensor([[1.0, 0.0]]))
-        >>> aim([0], torch.zeros(1, 2, 1, 1))(torch.tensor([[[[3.0]], [[0.0]]]]))
+        >>> factory = direction(torch.tensor([[1.0, 0.0]]))
+        >>> factory([0], torch.zeros(1, 2, 1, 1))(torch.tensor([[[[3.0]], [[0.0]]]]))
         tensor([3.])
     """
 
-    def aim(channels: Sequence[int], blank: Float[Tensor, "1 c y x"]) -> Objective:
+    def factory(channels: Sequence[int], blank: Float[Tensor, "1 c y x"]) -> Objective:
         given = torch.stack([vectors[c] for c in channels]) if isinstance(vectors, Mapping) else vectors
         if given.shape != (len(channels), blank.shape[1]):
             raise ValueError(
@@ -92,10 +92,10 @@ def direction(vectors: Float[Tensor, "n c"] | Mapping[int, Tensor], *, power: fl
 
         return objective
 
-    return aim
+    return factory
 
 
-def difference(others: Sequence[int] | Mapping[int, int]) -> Aim:
+def difference(others: Sequence[int] | Mapping[int, int]) -> ObjectiveFactory:
     """Image `i` is to tell its channel from channel `others[i]`: the mean of the one map minus that of the other.
 
     All images have to fit in one batch, unless the others are given as a dict, channel -> other, as for `direction`.
@@ -105,17 +105,17 @@ def difference(others: Sequence[int] | Mapping[int, int]) -> Aim:
         tensor([2.])
     """
 
-    def aim(channels: Sequence[int], blank: Float[Tensor, "1 c y x"]) -> Objective:
+    def factory(channels: Sequence[int], blank: Float[Tensor, "1 c y x"]) -> Objective:
         opposed = [others[channel] for channel in channels] if isinstance(others, Mapping) else list(others)
         if len(opposed) != len(channels):
             raise ValueError(f"`others` has {len(opposed)} channels for {len(channels)} images. Give one for each.")
         one, other = mean(channels, blank), mean(opposed, blank)
         return lambda activations: one(activations) - other(activations)
 
-    return aim
+    return factory
 
 
-def diverse(weight: float = 1.0, aim: Aim = rise) -> Aim:
+def diverse(weight: float = 1.0, factory: ObjectiveFactory = above_blank) -> ObjectiveFactory:
     """Images of one channel are to differ: name a channel several times to see the several things it answers to.
 
     `value_i (1 - weight · mean_j cos(G_i, G_j))` over the other images `j` of the same channel, with the Gram matrix
@@ -123,8 +123,8 @@ def diverse(weight: float = 1.0, aim: Aim = rise) -> Aim:
     "Feature Visualization", "Diversity". The only objective in which images of a batch depend on each other.
 
     Args:
-        weight: how much the likeness costs; 0 is `aim` alone.
-        aim: what is raised beside.
+        weight: how much the likeness costs; 0 is `factory` alone.
+        factory: what is raised beside.
 
     Example:
         >>> same = torch.ones(2, 1, 1, 1)
@@ -132,8 +132,8 @@ def diverse(weight: float = 1.0, aim: Aim = rise) -> Aim:
         tensor([0.5000, 0.5000])
     """
 
-    def made(channels: Sequence[int], blank: Float[Tensor, "1 c y x"]) -> Objective:
-        value, index = aim(channels, blank), _index(channels, blank)
+    def combined(channels: Sequence[int], blank: Float[Tensor, "1 c y x"]) -> Objective:
+        value, index = factory(channels, blank), _index(channels, blank)
         peers = (index[:, None] == index[None]).to(blank).fill_diagonal_(0)
         peers = peers / peers.sum(1, keepdim=True).clamp(min=1)
 
@@ -144,14 +144,19 @@ def diverse(weight: float = 1.0, aim: Aim = rise) -> Aim:
 
         return objective
 
-    return made
+    return combined
 
 
 # The one table of names; add an objective here and a row in the tests.
-OBJECTIVES: dict[str, Aim] = {"mean": mean, "rise": rise, "neuron": neuron, "diverse": diverse()}
+OBJECTIVES: dict[str, ObjectiveFactory] = {
+    "mean": mean,
+    "above_blank": above_blank,
+    "neuron": neuron,
+    "diverse": diverse(),
+}
 
 
-def resolve(objective: str | Aim) -> Aim:
+def resolve(objective: str | ObjectiveFactory) -> ObjectiveFactory:
     """The function behind an objective's name; a function passes through.
 
     Raises:

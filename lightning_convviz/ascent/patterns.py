@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_convviz import layers as layers_
-from lightning_convviz.ascent.climb import Forward, Job, Layer, Patterns, Way, climb, joined
-from lightning_convviz.ascent.objectives import Aim
+from lightning_convviz.ascent.climb import Forward, Job, Layer, LayerReader, Patterns, climb, joined
+from lightning_convviz.ascent.objectives import ObjectiveFactory
 from lightning_convviz.ascent.plan import frame, is_cheaper
-from lightning_convviz.ascent.recipes import made
+from lightning_convviz.ascent.recipes import build_config
 from lightning_convviz.isolation import in_chunks, isolated
 
 
@@ -36,7 +36,7 @@ def patterns(
             model returns. A ReLU is asked for its input, since where it cuts off no gradient comes through.
         channels: which of its channels (or classes), one image each; a channel may be named several times.
         start: patterns of the same channels from an earlier network, to go on from.
-        options: as for `many`.
+        options: as for `patterns_of_layers`.
 
     Raises:
         TypeError: for an objective or a canvas that is none.
@@ -56,20 +56,20 @@ def patterns(
     name = None if layer is None else layers_.find_one(model, layer)
     if start is not None and len(start) != len(channels):
         raise ValueError(f"`start` has {len(start)} patterns for {len(channels)} channels. Give one for each.")
-    return many(model, {name: channels}, start=None if start is None else {name: start}, **options)[name]
+    return patterns_of_layers(model, {name: channels}, start=None if start is None else {name: start}, **options)[name]
 
 
-def many(
+def patterns_of_layers(
     model: nn.Module,
     channels: Mapping[str | None, Sequence[int]],
     *,
     like: Float[Tensor, "n c h w"] | None = None,
     shape: tuple[int, int, int] | None = None,
     steps: int | None = None, rate: float | None = None, seed: int = 0,
-    objective: str | Aim = "mean", canvas: str = "fourier", recipe: Literal["textbook"] | None = None,
-    robust: bool = True,
+    objective: str | ObjectiveFactory = "mean", canvas: str = "fourier", recipe: Literal["textbook"] | None = None,
+    augment: bool = True,
     start: Mapping[str | None, Patterns | Tensor] | None = None, shrink: float = 0.5,
-    together: bool | None = None, chunk: int | None = None,
+    share_batch: bool | None = None, chunk: int | None = None,
     progress: bool = False,
     forward: Forward | None = None, output: Callable[[Any], Any] | None = None,
 ) -> dict[str | None, Patterns]:  # fmt: skip
@@ -84,16 +84,17 @@ def many(
         rate: the length of a step, by default what suits the canvas; more steps want a smaller one.
         seed: another seed, other patterns. A pattern's random numbers depend on it, its layer and its channel, and on
             how many of the same channel come before.
-        objective: what is raised: `"mean"`, `"rise"`, `"neuron"`, `"diverse"`, or a function: `direction(vectors)`,
-            `difference(others)`, or one of your own (channels, answer to the blank image) -> objective.
+        objective: what is raised: `"mean"`, `"above_blank"`, `"neuron"`, `"diverse"`, or a function:
+            `direction(vectors)`, `difference(others)`, or one of your own: (channels, answer to the blank image) ->
+            objective.
         canvas: how images are parametrized: `"fourier"`, `"pixels"`, `"maco"` (the examples' spectrum is kept, only the
             phase is learned) or `"textbook"` (pixels as they are, along the normalized gradient).
         recipe: `"textbook"` does as Chollet, "Deep Learning with Python", 2nd ed., 9.4.2: that canvas, 30 steps, from
             gray noise, the mean, and nothing to survive.
-        robust: whether patterns have to survive shifts, and from 64 pixels on scale and rotation.
+        augment: whether patterns have to survive shifts, and from 64 pixels on scale and rotation.
         start: for some of the layers the patterns to go on from, or their `values`.
         shrink: how much of them is kept; the rest is the blank start.
-        together: whether all layers share one batch that runs to the deepest, where each image reads its own layer
+        share_batch: whether all layers share one batch that runs to the deepest, where each image reads its own layer
             (cheaper where calls cost more than arithmetic), or each is run by itself to its own depth; None measures
             a step of both.
         chunk: how many images at once, at most; by default all, or as many as memory allows.
@@ -110,28 +111,28 @@ def many(
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
-        >>> found = many(net, {"0": [0, 1], "2": [3]}, shape=(3, 9, 9), steps=2)
+        >>> found = patterns_of_layers(net, {"0": [0, 1], "2": [3]}, shape=(3, 9, 9), steps=2)
         >>> {layer: len(each) for layer, each in found.items()}
         {'0': 2, '2': 1}
     """
-    cooked = made(steps, rate, seed, objective, canvas, recipe, robust, shrink)
+    config = build_config(steps, rate, seed, objective, canvas, recipe, augment, shrink)
     if chunk is not None and chunk < 1:
         raise ValueError(f"`chunk` is {chunk}. It must be at least 1, or None.")
     wanted = _jobs(model, channels)
     jobs = [job for each in wanted.values() for job in each]
     if not jobs:
         raise ValueError("`channels` names no channel. Name at least one.")
-    way = Way(model, forward or model, output)
+    reader = LayerReader(model, forward or model, output)
     with isolated(model):
         within, size = frame(model, like, shape)
-        begin = _start(start or {}, wanted, cooked.canvas.parameter_shape, (len(within.low), *size))
-        whole, counts = layers_.in_pieces(model), {layer: len(each) for layer, each in channels.items() if each}
-        if together is None:
-            together = whole or len(counts) < 2 or is_cheaper(way, counts, within, size, chunk)
-        batches = [jobs] if together else [each for each in wanted.values() if each]
+        begin = _start(start or {}, wanted, config.canvas.parameter_shape, (len(within.low), *size))
+        whole, counts = layers_.is_fsdp(model), {layer: len(each) for layer, each in channels.items() if each}
+        if share_batch is None:
+            share_batch = whole or len(counts) < 2 or is_cheaper(reader, counts, within, size, chunk)
+        batches = [jobs] if share_batch else [each for each in wanted.values() if each]
         parts = []
         for batch, rounds in zip(batches, _bars(batches, progress), strict=True):
-            run = partial(climb, way, batch, cooked, within, size, begin, rounds)
+            run = partial(climb, reader, batch, config, within, size, begin, rounds)
             parts += in_chunks(run, len(batch), whole=whole, size=chunk)
     return _split(joined(parts), channels)
 
@@ -140,9 +141,9 @@ def _jobs(model: nn.Module, channels: Mapping[Layer, Sequence[int]]) -> dict[Lay
     """One job for each image, in order."""
     if not isinstance(channels, Mapping) or any(isinstance(each, int) for each in channels.values()):
         raise TypeError(f"`channels` is {channels!r}. Give a dict, layer -> a list of its channels.")
-    unknown = [layer for layer in channels if layer is not None and layer not in layers_.named(model)]
+    unknown = [layer for layer in channels if layer is not None and layer not in layers_.named_layers(model)]
     if unknown:
-        layers_.find(model, [layers_.clean(layer) for layer in unknown], argument="channels")
+        layers_.find(model, [layers_.canonical_name(layer) for layer in unknown], argument="channels")
         raise ValueError(f"`channels` names {unknown}. Name each layer in full.")
     return {
         layer: [(layer, channel, list(each[:row]).count(channel)) for row, channel in enumerate(each)]

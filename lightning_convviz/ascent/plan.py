@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_convviz import layers as layers_
-from lightning_convviz.ascent.climb import Forward, Layer, Way, dtype_of
+from lightning_convviz.ascent.climb import Forward, Layer, LayerReader, dtype_of
 from lightning_convviz.canvas import Box, box
 from lightning_convviz.isolation import autograd_everywhere, devices, isolated
 
@@ -26,32 +26,36 @@ def is_cheaper_together(
     forward: Forward | None = None,
     output: Callable[[Any], Any] | None = None,
 ) -> bool:
-    """Whether `many` takes less time with all layers in one batch: what its `together=None` measures each time.
+    """Whether `patterns_of_layers` takes less time with all layers in one batch, as its `share_batch=None` measures.
 
-    For arguments and errors see `many`. A model in pieces over ranks runs whole: there it is always True.
+    For arguments and errors see `patterns_of_layers`. A model in pieces over ranks runs whole: there it is always True.
     """
-    if len(channels) < 2 or layers_.in_pieces(model):
+    if len(channels) < 2 or layers_.is_fsdp(model):
         return True
     with isolated(model):
         within, size = frame(model, like, shape)
         counts = {layer: len(each) for layer, each in channels.items() if each}
-        return is_cheaper(Way(model, forward or model, output), counts, within, size, chunk)
+        return is_cheaper(LayerReader(model, forward or model, output), counts, within, size, chunk)
 
 
-def is_cheaper(way: Way, counts: Mapping[Layer, int], within: Box, size: tuple[int, int], chunk: int | None) -> bool:
+def is_cheaper(
+    reader: LayerReader, counts: Mapping[Layer, int], within: Box, size: tuple[int, int], chunk: int | None
+) -> bool:
     """Whether a step of all layers in one batch takes less time than a step of each to its own depth.
 
     Many short calls cost a GPU more than their arithmetic; a CPU, or a large net, is better off with less of it.
     """
     try:
-        with autograd_everywhere(way.model):
-            apart = sum(_seconds(way, {layer: count}, within, size, chunk) for layer, count in counts.items())
-            return _seconds(way, counts, within, size, chunk) < apart
+        with autograd_everywhere(reader.model):
+            apart = sum(_seconds(reader, {layer: count}, within, size, chunk) for layer, count in counts.items())
+            return _seconds(reader, counts, within, size, chunk) < apart
     except torch.OutOfMemoryError:
         return False
 
 
-def _seconds(way: Way, counts: Mapping[Layer, int], within: Box, size: tuple[int, int], chunk: int | None) -> float:
+def _seconds(
+    reader: LayerReader, counts: Mapping[Layer, int], within: Box, size: tuple[int, int], chunk: int | None
+) -> float:
     """What a forward and the gradient to the images take, for some images of each layer."""
     total, times = sum(counts.values()), []
     at_once = min(total, chunk or total)
@@ -59,7 +63,7 @@ def _seconds(way: Way, counts: Mapping[Layer, int], within: Box, size: tuple[int
     for _ in range(TIMES + 1):
         _wait(middle)
         begin = time.perf_counter()
-        maps, first, sums = way.maps(list(counts), middle), 0, []
+        maps, first, sums = reader.maps(list(counts), middle), 0, []
         for layer, count in counts.items():
             sums.append(maps[layer][first : first + count].sum())
             first += count

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_convviz.ascent.objectives import Aim, resolve
+from lightning_convviz.ascent.objectives import ObjectiveFactory, resolve
 from lightning_convviz.canvas import CANVASES, Canvas
 
 
@@ -14,18 +14,18 @@ class Recipe:
     steps: int
     rate: float
     seed: int
-    aim: Aim
+    factory: ObjectiveFactory
     canvas: type[Canvas]
     contrast: float | None
-    robust: bool
+    augment: bool
     shrink: float
 
 
-def made(
-    steps: int | None, rate: float | None, seed: int, objective: str | Aim, canvas: str,
-    recipe: str | None, robust: bool, shrink: float,
+def build_config(
+    steps: int | None, rate: float | None, seed: int, objective: str | ObjectiveFactory, canvas: str,
+    recipe: str | None, augment: bool, shrink: float,
 ) -> Recipe:  # fmt: skip
-    """The recipe that the arguments of `many` ask for.
+    """The recipe that the arguments of `patterns_of_layers` ask for.
 
     Raises:
         TypeError: for an objective or a canvas that is none.
@@ -45,10 +45,10 @@ def made(
         steps=(30 if textbook else 64) if steps is None else steps,
         rate=kind.rate if rate is None else rate,
         seed=seed,
-        aim=resolve("mean" if textbook else objective),
+        factory=resolve("mean" if textbook else objective),
         canvas=kind,
         contrast=0.06 if textbook else None,  # uniform between .4 and .6 of the range, in the book
-        robust=robust and not textbook,
+        augment=augment and not textbook,
         shrink=shrink,
     )
 

@@ -28,9 +28,9 @@ class ActivationLogger(Watcher):
 
     `evolution/activations/<layer>` shows four channels over the whole run in one picture, the initial network included,
     and `animation/...` the same in time, at the end of the fit. From the validation batches that pass anyway come the
-    figures of `statistics/activations`, a chart over depth and epoch, and of the scalars `convviz/activations/...`:
+    figures of `layer_stats/activations`, a chart over depth and epoch, and of the scalars `convviz/activations/...`:
     sparsity, dead and dormant channels, effective rank, saturation, mean, 99.5th percentile, similarity to the last
-    drawing (CKA), change of the weights. What is sick in them is told as an alarm, see `alarms`.
+    drawing (CKA), change of the weights. What is sick in them is told as an alarm, see `diagnostics`.
 
     Args:
         layers: names as in `named_modules()`, globs, module classes, or a list of these: their outputs are drawn as
@@ -40,7 +40,7 @@ class ActivationLogger(Watcher):
         cmap: a matplotlib colormap.
         scale: `"layer"`: one scale for all channels of a layer, which stays from drawing to drawing; `"channel"`: each
             channel by its own largest value, which shows shapes and no magnitude.
-        statistics: observe the whole validation: figures, their chart, dead channels, alarms.
+        layer_stats: observe the whole validation: figures, their chart, dead channels, alarms.
         evolution: draw film strips and, at the end, animations.
         strongest: of each probe this many channels that answer most to it, `activations/<layer>/strongest`; 0: none.
         exciting: of this many channels of each layer, evenly spread, or of those with these numbers, the three
@@ -81,7 +81,7 @@ class ActivationLogger(Watcher):
         max_channels: int = 64,
         cmap: str = "viridis",
         scale: Literal["layer", "channel"] = "layer",
-        statistics: bool = True,
+        layer_stats: bool = True,
         evolution: bool = True,
         strongest: int = 0,
         exciting: int | Sequence[int] = 0,
@@ -98,12 +98,12 @@ class ActivationLogger(Watcher):
     ) -> None:
         check_layers(layers)
         check_channels(
-            max_channels=max_channels, cmap=cmap, scale=scale, statistics=statistics, evolution=evolution,
+            max_channels=max_channels, cmap=cmap, scale=scale, layer_stats=layer_stats, evolution=evolution,
             strongest=strongest, exciting=exciting,
         )  # fmt: skip
         self.layers = layers
         self.max_channels = max_channels
-        self.cmap, self.scale, self.statistics, self.evolution = cmap, scale, statistics, evolution
+        self.cmap, self.scale, self.layer_stats, self.evolution = cmap, scale, layer_stats, evolution
         self.strongest, self.exciting = strongest, exciting
         super().__init__(
             probes=probes, num_probes=num_probes, dataloader_idx=dataloader_idx, every_n_epochs=every_n_epochs,
@@ -118,7 +118,7 @@ class ActivationLogger(Watcher):
         self._evolution = Evolution()
         self._health = health.Health()
         self._closer = closer.Closer(self.strongest, self.exciting)
-        self.shares = self.statistics or self._closer.listens
+        self.shares = self.layer_stats or self._closer.listens
 
     @override
     def check(self, model: nn.Module) -> None:
@@ -132,10 +132,10 @@ class ActivationLogger(Watcher):
             self._find(model, runs)
         self._closer.check({name: runs[source].shape[1] for name, source in self._sources.items()})
 
-    def _find(self, model: nn.Module, runs: Mapping[str, layers_.Run]) -> None:
+    def _find(self, model: nn.Module, runs: Mapping[str, layers_.LayerTrace]) -> None:
         if self.layers == "auto":
             names = layers_.convolutions(runs, count=LAYERS)
-            self._sources = {name: layers_.settled(runs, name) for name in names}
+            self._sources = {name: layers_.post_activation(runs, name) for name in names}
             return
         names = layers_.find(model, self.layers)
         layers_.require_maps(runs, names)
@@ -149,7 +149,7 @@ class ActivationLogger(Watcher):
 
     @override
     def opened(self) -> None:
-        self._health.begin(list(self._sources.values()) if self.statistics else (), self.turn.session.ranks.world)
+        self._health.begin(list(self._sources.values()) if self.layer_stats else (), self.turn.session.ranks.world)
         self._closer.begin(self._sources.values())
 
     @override
@@ -170,7 +170,7 @@ class ActivationLogger(Watcher):
     @override
     def draw(self, view: View, parts: list[Any]) -> dict[str, Drawable]:
         pictures: dict[str, Drawable] = {}
-        items = self._health.read(view, self._sources, [part.heard for part in parts]) if self.statistics else []
+        items = self._health.read(view, self._sources, [part.heard for part in parts]) if self.layer_stats else []
         for name in self._sources:
             page = self._page(view, name)
             pictures[f"{self.name}/{name}"] = page.picture()
@@ -180,7 +180,7 @@ class ActivationLogger(Watcher):
                 self._follow(page, pictures)
         if items and self.evolution and view.moment.training:
             drawn = health.chart(self._evolution, items, view.moment)
-            pictures |= {} if view.moment.initial else {f"statistics/{self.name}": drawn}
+            pictures |= {} if view.moment.initial else {f"layer_stats/{self.name}": drawn}
         return pictures
 
     def _page(self, view: View, name: str) -> channels.Page:

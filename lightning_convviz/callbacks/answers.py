@@ -91,7 +91,7 @@ def hear(watcher: "Watcher", answers: Answers, trainer: Any, batch: Any, returne
     Where the logits can't be had, it is told once, and the callback goes deaf.
     """
     try:
-        images, labels, others = batches.read(_lightning.of_loader(trainer, batch, watcher.dataloader_idx))
+        images, labels, extra_inputs = batches.read(_lightning.of_loader(trainer, batch, watcher.dataloader_idx))
     except ValueError:  # perhaps the next; the collector of the probes complains
         return
     if labels is None:
@@ -102,7 +102,7 @@ def hear(watcher: "Watcher", answers: Answers, trainer: Any, batch: Any, returne
         return
     try:
         logits = answers.logits(returned, len(images), given=watcher.logits, output=watcher.output)
-        watcher.hear(images, labels, logits, others)
+        watcher.hear(images, labels, logits, extra_inputs)
     except Exception as error:
         watcher.hears = False
         _lightning.rank_zero_warn(

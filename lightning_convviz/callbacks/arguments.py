@@ -87,7 +87,7 @@ def check_layers(layers: Any) -> None:
 
 
 def check_channels(
-    *, max_channels: Any, cmap: Any, scale: Any, statistics: Any, evolution: Any, strongest: Any, exciting: Any
+    *, max_channels: Any, cmap: Any, scale: Any, layer_stats: Any, evolution: Any, strongest: Any, exciting: Any
 ) -> None:
     """Check what only ActivationLogger takes.
 
@@ -103,7 +103,7 @@ def check_channels(
     except ValueError as error:
         raise ValueError(f"`cmap` is {cmap!r}: {error}") from None
     _check_choice("scale", scale, "layer", "channel")
-    check_switches(statistics=statistics, evolution=evolution)
+    check_switches(layer_stats=layer_stats, evolution=evolution)
     at_least("strongest", strongest, 0)
     if strongest > MOST_STRONGEST:
         raise ValueError(f"`strongest` is {strongest}. A row has room for {MOST_STRONGEST} channels.")
@@ -138,10 +138,10 @@ def check_lens(
     layer: Any,
     method: Any,
     target: Any,
-    finer: Any,
+    high_res_layer: Any,
     signed: Any,
     num_mistakes: Any,
-    trust: Any,
+    heatmap_metrics: Any,
     output: Any,
     reshape: Any,
     logits: Any,
@@ -162,15 +162,17 @@ def check_lens(
             f"`layer` is a list, and `method` {method!r} explains one layer. Name one, or take a method that fuses "
             f"layers: {sorted(cams.FUSIONS)}."
         )
-    if finer is not None and not isinstance(finer, str):
-        raise TypeError(f"`finer` is a {type(finer).__name__}. It must be the name of a layer, 'auto' or None.")
+    if high_res_layer is not None and not isinstance(high_res_layer, str):
+        raise TypeError(
+            f"`high_res_layer` is a {type(high_res_layer).__name__}. It must be the name of a layer, 'auto' or None."
+        )
     known = ["auto", "label", *targets.TARGETS]
     if isinstance(target, bool) or not (isinstance(target, str | int) or callable(target)):
         raise TypeError(f"`target` is a {type(target).__name__}. It can be {known}, a class, or a function.")
     if isinstance(target, str) and target not in known:
         raise ValueError(f"`target` is {target!r}. It can be {known}, a class, or a function logits (n, k) -> (n,).")
     at_least("num_mistakes", num_mistakes, 0)
-    check_switches(signed=signed, trust=trust, evolution=evolution)
+    check_switches(signed=signed, heatmap_metrics=heatmap_metrics, evolution=evolution)
     _check_functions(output=output, reshape=reshape, logits=logits)
 
 

@@ -14,7 +14,7 @@ from lightning_convviz.callbacks.arguments import Forward, check_common
 from lightning_convviz.callbacks.scene import Scene, View, Wants
 from lightning_convviz.callbacks.session import Session
 from lightning_convviz.callbacks.turn import Turn
-from lightning_convviz.probes import Probes, ProbesLike, of
+from lightning_convviz.probes import Probes, ProbesLike, as_probes
 from lightning_convviz.render import Drawable
 from lightning_convviz.render.strips import Strip
 
@@ -56,7 +56,7 @@ class Watcher(_lightning.Callback):
             num_probes=num_probes, dataloader_idx=dataloader_idx, every_n_epochs=every_n_epochs, forward=forward,
             name=name, save_dir=save_dir, save_images=save_images, on_error=on_error, initial=initial,
         )  # fmt: skip
-        self.given: Probes | None = None if probes is None else of(probes)
+        self.given: Probes | None = None if probes is None else as_probes(probes)
         self.num_probes = num_probes
         self.dataloader_idx = dataloader_idx
         self.every_n_epochs = every_n_epochs
@@ -151,7 +151,7 @@ class Watcher(_lightning.Callback):
     def opened(self) -> None:
         """A validation begins."""
 
-    def hear(self, images: Tensor, labels: Tensor, logits: Tensor, others: Mapping[str | int, Tensor]) -> None:
+    def hear(self, images: Tensor, labels: Tensor, logits: Tensor, extra_inputs: Mapping[str | int, Tensor]) -> None:
         """Take a validation batch and what the user's own step said of it; must not wait for the device."""
 
     # -- Lightning's hooks -------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ class Watcher(_lightning.Callback):
         self.turn = Turn(self, session)
         self.begin()
         if self.turn.leads:
-            sinks.tell(trainer.loggers, self.save_dir)
+            sinks.announce(trainer.loggers, self.save_dir)
 
     @override
     def on_fit_start(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:

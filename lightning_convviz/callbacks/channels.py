@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from lightning_convviz.callbacks.evolution import LEGEND as OVER_TIME
 from lightning_convviz.callbacks.scene import View
 from lightning_convviz.history import KEPT, History
-from lightning_convviz.layers import spread
+from lightning_convviz.layers import evenly_spaced
 from lightning_convviz.probes import Probes
-from lightning_convviz.render import Picture, Sheet, encode_values, rgb
+from lightning_convviz.render import PageLayout, Picture, encode_values, rgb
 from lightning_convviz.render.color import PAGE, TONES
-from lightning_convviz.render.sheet import GAP, MARGIN, Block, near_square, numbers, zoom_for
+from lightning_convviz.render.layout import GAP, MARGIN, TileGrid, near_square, numbers, zoom_for
 from lightning_convviz.render.strips import Strip, hatched_codes
 
 PIXELS = 110_000  # of maps in a picture: as palette PNG about 90 kB
@@ -88,7 +88,7 @@ class Page:
         fitting = max(1, WIDEST // (w + GAP))
         columns, across = min(near_square(len(channels)), fitting), min(len(codes), fitting)
         zooms = [zoom_for(max(codes.shape[-2:]), count) for count in (columns, across)]
-        sheet = Sheet(2 * MARGIN + max(columns * (w * zooms[0] + GAP), across * (w * zooms[1] + GAP)))
+        sheet = PageLayout(2 * MARGIN + max(columns * (w * zooms[0] + GAP), across * (w * zooms[1] + GAP)))
         silent = round(float((self.maps <= 0).float().mean()), 4)
         self._head(sheet, channels, silent, pool)
         self.bar(sheet)
@@ -174,7 +174,7 @@ class Page:
         """The layer, and where its output is taken."""
         return self.name + (f" → {self.source}" if self.source != self.name else "")
 
-    def _head(self, sheet: Sheet, channels: Sequence[int], silent: float, pool: int) -> None:
+    def _head(self, sheet: PageLayout, channels: Sequence[int], silent: float, pool: int) -> None:
         photos, maps = self.view.photos, self.maps
         photo = resized(photos[:1], *_thumbnail(*photos.shape[-2:]))
         top = sheet.y
@@ -199,7 +199,7 @@ class Page:
             )
         sheet.y = max(sheet.y, below) + MARGIN
 
-    def bar(self, sheet: Sheet) -> None:
+    def bar(self, sheet: PageLayout) -> None:
         """The scale, as a line of a page."""
         if isinstance(self.top, Tensor):
             sheet.scale_bar("0", "max", note="each channel by its own: shape only")
@@ -208,7 +208,7 @@ class Page:
             if self.stamp:
                 sheet.write(f"scale {self.stamp}")
 
-    def _on_all(self, sheet: Sheet, codes: Tensor, shown: list[int], zoom: int) -> Block:
+    def _on_all(self, sheet: PageLayout, codes: Tensor, shown: list[int], zoom: int) -> TileGrid:
         """A few channels, a row each, on all probes, a column each."""
         sheet.y += MARGIN
         sheet.write(f"{len(shown)} strong channels, on every probe", bold=True)
@@ -224,7 +224,7 @@ class Page:
 def fitting(maps: Float[Tensor, "n c y x"], most: int) -> list[int]:
     """The channels of a layer that are drawn: evenly spread, as many as the picture's pixels allow."""
     area, strip = maps.shape[2] * maps.shape[3], ON_ALL * len(maps)
-    return list(spread(range(maps.shape[1]), min(most, max(FEWEST, PIXELS // area - strip))))
+    return list(evenly_spaced(range(maps.shape[1]), min(most, max(FEWEST, PIXELS // area - strip))))
 
 
 def frame_facts(channels: Sequence[int], dead: Sequence[bool]) -> list[Mapping[str, Any]]:

@@ -21,7 +21,7 @@ SHRINK = 0.75
 
 
 class Climber:
-    """`ascent.many` for the layers of one callback.
+    """`ascent.patterns_of_layers` for the layers of one callback.
 
     Attributes:
         fixed_size: whether the net takes pictures of the probes' size only.
@@ -89,8 +89,8 @@ class Climber:
         given: dict[str, Any] = {"like": view.probes.images, "shape": shape, "forward": view.forward, **self._run}
         if self._together is None and len(channels) > 1:
             self._together = ascent.is_cheaper_together(view.model, channels, **given)
-        return ascent.many(
-            view.model, channels, start=start, steps=steps, together=self._together, **self._how, **given
+        return ascent.patterns_of_layers(
+            view.model, channels, start=start, steps=steps, share_batch=self._together, **self._how, **given
         )
 
     def _shape(self, probes: Probes) -> tuple[int, int, int]:

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from lightning_convviz.callbacks.channels import Page, resized
 from lightning_convviz.callbacks.health import Heard
 from lightning_convviz.callbacks.overheard import Overheard
-from lightning_convviz.layers import spread
-from lightning_convviz.render import Picture, Sheet, encode_values, rgb
+from lightning_convviz.layer_stats import top_images
+from lightning_convviz.layers import evenly_spaced
+from lightning_convviz.render import PageLayout, Picture, encode_values, rgb
 from lightning_convviz.render.color import LEVELS
-from lightning_convviz.render.sheet import CARD, GAP, INK, MARGIN, UNKNOWN, Block, numbers, zoom_for
-from lightning_convviz.statistics import best
+from lightning_convviz.render.layout import CARD, GAP, INK, MARGIN, UNKNOWN, TileGrid, numbers, zoom_for
 
 BUDGET = 60_000  # bytes of a file
 PIXELS = 40_000  # of maps in a picture: as palette PNG about 35 kB
@@ -46,7 +46,7 @@ class Part:
     """What one rank heard of the validation: figures, and by module the most exciting pictures."""
 
     heard: Heard
-    ranked: Mapping[str, best.Ranked | None]
+    ranked: Mapping[str, top_images.TopImages | None]
 
 
 class Closer:
@@ -79,11 +79,13 @@ class Closer:
 
     def begin(self, sources: Iterable[str]) -> None:
         """A validation begins, in which these modules are observed."""
-        self._overheard.begin({source: best.Best(self._chosen) for source in sources} if self.listens else {})
+        self._overheard.begin(
+            {source: top_images.TopImagesAccumulator(self._chosen) for source in sources} if self.listens else {}
+        )
 
     def _chosen(self, count: int) -> list[int]:
         if isinstance(self.exciting, int):
-            return list(spread(range(count), self.exciting))
+            return list(evenly_spaced(range(count), self.exciting))
         return [channel for channel in self.exciting if channel < count]
 
     def beside(self, others: Mapping[str, Callable[[Tensor], None]]) -> Mapping[str, Callable[[Tensor], None]]:
@@ -96,16 +98,16 @@ class Closer:
         """The images of the batch that was observed."""
         self._overheard.passed(images)
 
-    def ranked(self) -> dict[str, best.Ranked | None]:
+    def ranked(self) -> dict[str, top_images.TopImages | None]:
         """What this process has found, in main memory; nothing stays on the device while training goes on."""
-        found = {name: listener.ranked() for name, listener in self._overheard.listeners.items()}
+        found = {name: listener.compute() for name, listener in self._overheard.listeners.items()}
         self._overheard.clear()
         return {name: None if each is None else each.cpu() for name, each in found.items()}
 
-    def pictures(self, page: Page, parts: Sequence[best.Ranked | None]) -> dict[str, Picture]:
+    def pictures(self, page: Page, parts: Sequence[top_images.TopImages | None]) -> dict[str, Picture]:
         """By kind, beside a layer's page: "strongest", and "exciting" where a validation was observed."""
         drawn = {"strongest": strongest(page, self.strongest)} if self.strongest else {}
-        ranked = best.merged(parts)
+        ranked = top_images.TopImagesAccumulator.merge(parts)
         return drawn if ranked is None else {**drawn, "exciting": exciting(page, ranked)}
 
 
@@ -123,7 +125,7 @@ def leading(maps: Float[Tensor, "n c y x"], count: int) -> tuple[Float[Tensor, "
     >>> leading(torch.tensor([[1.0, 3.0, 2.0]]).view(1, 3, 1, 1), 2)
     (tensor([[3., 2.]]), tensor([[1, 2]]))
     """
-    peaks, channels = maps.amax((2, 3)).nan_to_num(best.NONE).sort(dim=1, descending=True, stable=True)
+    peaks, channels = maps.amax((2, 3)).nan_to_num(top_images.NONE).sort(dim=1, descending=True, stable=True)
     return peaks[:, :count], channels[:, :count]
 
 
@@ -133,7 +135,7 @@ def strongest(page: Page, count: int) -> Picture:
     codes, pool = _codes(page, channels)
     n, k, h, w = codes.shape
     zoom = zoom_for(max(h, w), k + 1)
-    sheet = Sheet(2 * MARGIN + (k + 1) * (w * zoom + GAP) + GAP)
+    sheet = PageLayout(2 * MARGIN + (k + 1) * (w * zoom + GAP) + GAP)
     sheet.write(f"Strongest channels of {page.called}", bold=True)
     sheet.write(page.view.moment.caption)
     means = f", means of {pool} × {pool}" if pool > 1 else ""
@@ -153,7 +155,7 @@ def strongest(page: Page, count: int) -> Picture:
     return sheet.picture(main=grid, colormap=page.cmap, legend=STRONGEST, about=about, budget=BUDGET)
 
 
-def _rows(sheet: Sheet, page: Page, codes: UInt8[Tensor, "n k v u"], zoom: int) -> Block:
+def _rows(sheet: PageLayout, page: Page, codes: UInt8[Tensor, "n k v u"], zoom: int) -> TileGrid:
     """The probes, and beside each its maps."""
     n, k, h, w = codes.shape
     top = sheet.y
@@ -187,13 +189,13 @@ def _called(page: Page, row: int) -> str:
 # -- the most exciting pictures ----------------------------------------------------------------------------------------
 
 
-def exciting(page: Page, ranked: best.Ranked) -> Picture:
+def exciting(page: Page, ranked: top_images.TopImages) -> Picture:
     """`activations/<layer>/exciting`: for each channel its best pictures of the validation, in a cell."""
     k, m = ranked.peaks.shape
     tiles = _cells(page, ranked)
     w = tiles.shape[2]
     columns = min(k, max(1, round(CARD / (w + BETWEEN))))
-    sheet = Sheet(2 * MARGIN + columns * (w + BETWEEN) - BETWEEN)
+    sheet = PageLayout(2 * MARGIN + columns * (w + BETWEEN) - BETWEEN)
     sheet.write(f"Most exciting pictures for {page.called}", bold=True)
     sheet.write(page.view.moment.caption)
     sheet.write(f"{k} of {page.maps.shape[1]} channels, the best {m} of {ranked.count} validated")
@@ -222,7 +224,7 @@ def exciting(page: Page, ranked: best.Ranked) -> Picture:
     return sheet.picture(main=grid, colormap=None, legend=EXCITING, about=about, budget=BUDGET)
 
 
-def _cells(page: Page, ranked: best.Ranked) -> UInt8[Tensor, "k v u 3"]:
+def _cells(page: Page, ranked: top_images.TopImages) -> UInt8[Tensor, "k v u 3"]:
     """A tile for each channel: its pictures side by side, each with its frame."""
     space = page.view.probes.space
     assert space is not None  # the session gives one to all probes
@@ -232,7 +234,7 @@ def _cells(page: Page, ranked: best.Ranked) -> UInt8[Tensor, "k v u 3"]:
     shown = rgb(resized(space.display(ranked.images.flatten(0, 1)), *size)).clone()
     places, peaks = ranked.places.flatten(0, 1).tolist(), ranked.peaks.flatten().tolist()
     for tile, (y, x), peak in zip(shown, places, peaks, strict=True):
-        if peak == best.NONE:
+        if peak == top_images.NONE:
             tile.fill_(BLANK)
         elif peak > 0:
             framed(tile, y, x)
@@ -256,14 +258,14 @@ def framed(tile: UInt8[Tensor, "v u 3"], y: float, x: float) -> None:
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
-def _below(sheet: Sheet, block: Block, index: int, text: str) -> None:
+def _below(sheet: PageLayout, block: TileGrid, index: int, text: str) -> None:
     x, y = block.corner(index)
     sheet.label(text, x, y + block.size[1], width=block.size[0])
 
 
 def _plain(value: float) -> float | None:
     """A value for the facts: three digits; None where there is none."""
-    return None if value == best.NONE else float(f"{value:.3g}")
+    return None if value == top_images.NONE else float(f"{value:.3g}")
 
 
 def _said(value: float | None) -> str:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from lightning_convviz.callbacks.evidence import percent
 from lightning_convviz.mistakes import Examples
-from lightning_convviz.pixels import estimated
+from lightning_convviz.pixels import estimate
 from lightning_convviz.probes import Probes
-from lightning_convviz.render import Picture, Sheet, rgb
-from lightning_convviz.render.heat import fitted
-from lightning_convviz.render.sheet import GAP, MARGIN, font, shorten
+from lightning_convviz.render import PageLayout, Picture, rgb
+from lightning_convviz.render.heat import resize_photos
+from lightning_convviz.render.layout import GAP, MARGIN, font, shorten
 
 ROWS = 8
 BUDGET = 40_000  # bytes of a file
@@ -38,7 +38,7 @@ def confusions(
     counts = table.clone().fill_diagonal_(0)
     worst = counts.flatten().sort(descending=True, stable=True).indices[:ROWS].tolist()
     pairs = [divmod(place, len(table)) for place in worst if counts.flatten()[place] > 0]
-    sheet = Sheet(0)
+    sheet = PageLayout(0)
     sheet.write("Which classes are taken for which", bold=True)
     wrong, seen = int(counts.sum()), int(table.sum())
     kinds = f", {int((counts > 0).sum())} kinds of mistakes" if wrong else ""
@@ -65,7 +65,7 @@ def _tiles(pairs: list[tuple[int, int]], probes: Probes, examples: Examples) -> 
     known = [examples[pair][1] for pair in pairs if pair in examples]
     if not known:
         return torch.full((max(1, len(pairs)), SIDE, SIDE, 3), 255, dtype=torch.uint8)
-    shown = iter(rgb(fitted((probes.space or estimated(torch.stack(known))).display(torch.stack(known)), SIDE)))
+    shown = iter(rgb(resize_photos((probes.space or estimate(torch.stack(known))).display(torch.stack(known)), SIDE)))
     tiles = [next(shown) if pair in examples else None for pair in pairs]
     blank = torch.full_like(next(tile for tile in tiles if tile is not None), 255)
     return torch.stack([blank if tile is None else tile for tile in tiles])

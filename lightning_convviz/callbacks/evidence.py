@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_convviz import cams
-from lightning_convviz.mistakes import Found
+from lightning_convviz.mistakes import MistakeBatch
 from lightning_convviz.probes import Probes
 from lightning_convviz.render.heat import Row
 
@@ -24,7 +24,7 @@ class Evidence:
     """
 
     probes: Probes
-    look: cams.Look
+    look: cams.ForwardResult
     confidence: Tensor | None = None
 
     def __len__(self) -> int:
@@ -32,11 +32,11 @@ class Evidence:
 
     def cpu(self) -> "Evidence":
         """The same in main memory, to be sent to another rank."""
-        look = cams.Look(
+        look = cams.ForwardResult(
             None if self.look.logits is None else self.look.logits.cpu(),
             {},
             [each.cpu() for each in self.look.maps],
-            [each.cpu() for each in self.look.uniform],
+            [each.cpu() for each in self.look.uniform_gradient],
         )
         confidence = None if self.confidence is None else self.confidence.cpu()
         return Evidence(self.probes.cpu(), look, confidence)
@@ -49,7 +49,7 @@ class Evidence:
             logits=None if self.look.logits is None else self.look.logits[index],
             maps=[each[index] for each in self.look.maps],
         )
-        return Evidence(self.probes.take(rows), look, None if self.confidence is None else self.confidence[index])
+        return Evidence(self.probes.select(rows), look, None if self.confidence is None else self.confidence[index])
 
 
 def merged(parts: Sequence[Evidence | None], count: int) -> Evidence | None:
@@ -62,11 +62,11 @@ def merged(parts: Sequence[Evidence | None], count: int) -> Evidence | None:
     looks = [part.look for part in found]
     joined = Evidence(
         _joined([part.probes for part in found]),
-        cams.Look(
+        cams.ForwardResult(
             torch.cat([look.logits for look in looks if look.logits is not None]),
             {},
             [torch.cat(maps) for maps in zip(*(look.maps for look in looks), strict=True)],
-            looks[0].uniform,
+            looks[0].uniform_gradient,
         ),
         confidence,
     )
@@ -82,7 +82,7 @@ def _joined(parts: Sequence[Probes]) -> Probes:
         images=torch.cat([part.images for part in parts]),
         labels=torch.cat(labels) if len(labels) == len(parts) else None,
         ids=[name for part in parts for name in part.ids or ()],
-        others={key: torch.cat([part.others[key] for part in parts]) for key in parts[0].others},
+        extra_inputs={key: torch.cat([part.extra_inputs[key] for part in parts]) for key in parts[0].extra_inputs},
     )
 
 
@@ -91,13 +91,13 @@ def joined(parts: Sequence[Probes]) -> Probes:
     return parts[0] if len(parts) == 1 else _joined(parts)
 
 
-def of_mistakes(found: Found, like: Probes, ids: Sequence[int]) -> Probes:
+def of_mistakes(found: MistakeBatch, like: Probes, ids: Sequence[int]) -> Probes:
     """Mistakes as probes, with class names and display as others of the same data."""
     highest = int(found.labels.max())
     names = None if like.class_names is None else [like.name(label) for label in range(highest + 1)]
     if like.class_names is not None and names is not None:
         names = [*names, *like.class_names[highest + 1 :]]
-    return Probes(found.images, found.labels, names, ids=tuple(ids), others=found.others, space=like.space)
+    return Probes(found.images, found.labels, names, ids=tuple(ids), extra_inputs=found.extra_inputs, space=like.space)
 
 
 def facts(probes: Probes, logits: Tensor) -> list[dict[str, Any]]:

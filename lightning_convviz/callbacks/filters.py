@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_convviz import ascent, statistics
+from lightning_convviz import ascent, layer_stats
 from lightning_convviz import layers as layers_
 from lightning_convviz.callbacks import gallery
 from lightning_convviz.callbacks.arguments import Forward, check_layers, check_patterns
@@ -31,7 +31,7 @@ class Part:
     """What one rank found: patterns by layer, what the filters answered to its validation images, and weights."""
 
     found: Mapping[Layer, Found]
-    seen: Mapping[Any, statistics.Seen | None]
+    seen: Mapping[Any, layer_stats.ChannelResponses | None]
     kernels: Tensor | None
 
     def cpu(self) -> "Part":
@@ -66,9 +66,9 @@ class FilterPatternLogger(Watcher):
         warm: whether patterns go on from the last drawing; if not, every drawing takes `cold_steps`.
         size: side of the patterns in pixels; default that of the probes, up to 96.
         seed: for the blank image's noise and the random changes.
-        objective: what is raised: "rise" (above the response to the blank image), "mean", "neuron", or a function, see
-            `ascent.many`.
-        canvas: how images are parametrized: "fourier", "pixels", "maco" or "textbook", see `ascent.many`.
+        objective: what is raised: "above_blank" (above the response to the blank image), "mean", "neuron", or a
+            function, see `ascent.patterns_of_layers`.
+        canvas: how images are parametrized: "fourier", "pixels", "maco" or "textbook", see `ascent.patterns_of_layers`.
         chunk: how many images at once, at most; by default as many as memory allows.
         examples: show the validation images beside.
         kernels: show the first layer's weights.
@@ -110,7 +110,7 @@ class FilterPatternLogger(Watcher):
         classes: Sequence[int] = (),
         steps: int = 16, cold_steps: int = 48, warm: bool = True,
         size: int | None = None, seed: int = 0,
-        objective: Callable[..., Any] | str = "rise", canvas: str = "fourier",
+        objective: Callable[..., Any] | str = "above_blank", canvas: str = "fourier",
         chunk: int | None = None,
         examples: bool = True, kernels: bool = True, evolution: bool = True,
         output: Callable[..., Any] | None = None,
@@ -175,7 +175,7 @@ class FilterPatternLogger(Watcher):
     def opened(self) -> None:
         chosen = self._selection
         self._overheard.begin(
-            {source: statistics.Responses(chosen.channels[name]) for name, source in chosen.sources.items()}
+            {source: layer_stats.ResponseAccumulator(chosen.channels[name]) for name, source in chosen.sources.items()}
         )
 
     @override
@@ -212,10 +212,10 @@ class FilterPatternLogger(Watcher):
         part = Part(found, heard, gallery.first_weights(view) if self.kernels and ranks.leads else None)
         return part if mine == slice(None) else part.cpu()
 
-    def _seen(self, source: str, channels: Sequence[int]) -> statistics.Seen | None:
+    def _seen(self, source: str, channels: Sequence[int]) -> layer_stats.ChannelResponses | None:
         """What these channels answered to the validation; None where nothing passed, or others were observed."""
         responses = self._overheard.listeners.get(source)
-        return responses.seen() if responses is not None and responses.channels == list(channels) else None
+        return responses.compute() if responses is not None and responses.channels == list(channels) else None
 
     def _seen_fields(self, view: View) -> Mapping[str, tuple[float, float]]:
         """How much of a picture each layer sees; all of it where that can't be found out."""
@@ -237,7 +237,9 @@ class FilterPatternLogger(Watcher):
             found = gathered([part.found.get(layer) for part in parts])
             if keeps and len(parts) > 1:  # what other ranks found; its own are kept already
                 self._following.keep({layer: found.patterns.values}, {layer: channels})
-            seen = None if layer is None else statistics.merged([part.seen[layer] for part in parts])
+            seen = (
+                None if layer is None else layer_stats.ResponseAccumulator.merge([part.seen[layer] for part in parts])
+            )
             page = gallery.Page(
                 view, layer, self._selection.sources.get(layer or "", ""), channels, found, seen, gallery.asked(self)
             )

@@ -14,7 +14,7 @@ from lightning_convviz.callbacks.scene import Moment
 from lightning_convviz.history import Frame, History
 from lightning_convviz.probes import Probes
 from lightning_convviz.render import Picture, rgb
-from lightning_convviz.render.heat import BUDGET, MARKS, Scale, bar, covered, fitted
+from lightning_convviz.render.heat import BUDGET, MARKS, Scale, colorbar, overlay_maps, resize_photos
 from lightning_convviz.render.strips import Strip, Words
 
 FRAMES = 6  # drawings in a strip
@@ -57,7 +57,8 @@ class Followed:
         if self.probes is None:
             return True
         same = (
-            fresh.images.shape[1:] == self.probes.images.shape[1:] and fresh.others.keys() == self.probes.others.keys()
+            fresh.images.shape[1:] == self.probes.images.shape[1:]
+            and fresh.extra_inputs.keys() == self.probes.extra_inputs.keys()
         )
         return same and seen is not None
 
@@ -92,11 +93,11 @@ class Followed:
 
 def _appended(seen: Evidence, new: Evidence, probes: Probes) -> Evidence:
     """Both in one; the pictures are those that `probes` has joined already."""
-    from lightning_convviz.cams import Look
+    from lightning_convviz.cams import ForwardResult
 
     logits = [each.look.logits for each in (seen, new) if each.look.logits is not None]
     maps = [torch.cat(pair) for pair in zip(seen.look.maps, new.look.maps, strict=True)]
-    return Evidence(probes, Look(torch.cat(logits), {}, maps, seen.look.uniform))
+    return Evidence(probes, ForwardResult(torch.cat(logits), {}, maps, seen.look.uniform_gradient))
 
 
 def remembered(facts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -129,7 +130,7 @@ def strip(
         side: about how wide a tile is, in pixels.
         budget: bytes of the file.
     """
-    frames, photos = history.frames, fitted(probes.shown().cpu(), side)
+    frames, photos = history.frames, resize_photos(probes.display().cpu(), side)
     past = [[frame.facts[row] if row < len(frame.facts) else None for frame in frames] for row in range(len(probes))]
     names = [
         None if probes.labels is None else probes.name(int(torch.as_tensor(probes.labels)[row]))
@@ -142,14 +143,14 @@ def strip(
         places=history.limit, inputs=rgb(photos),
         rows=[_story(probes, row, names[row], past[row]) for row in range(len(probes))],
         tiles=torch.stack([_tiles(photos, frame, scale) for frame in frames], 1),
-        below=[[_said(item) for item in said] for said in past], scale=partial(bar, scale=scale), colormap=None,
+        below=[[_said(item) for item in said] for said in past], scale=partial(colorbar, scale=scale), colormap=None,
         ids=list(probes.ids or ()), legend=legend, about={**about, "items": items, "scale": ends}, budget=budget,
     )  # fmt: skip
 
 
 def _tiles(photos: Tensor, frame: Frame, scale: Scale) -> Tensor:
     maps = frame.maps()
-    shown = covered(photos[: len(maps)], maps, scale)
+    shown = overlay_maps(photos[: len(maps)], maps, scale)
     blank = shown.new_full((len(photos) - len(maps), *shown.shape[1:]), 255)  # not followed yet
     return torch.cat([shown, blank])
 

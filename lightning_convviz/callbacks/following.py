@@ -67,7 +67,7 @@ class Following:
         """The patterns of some filters in the network as it is now.
 
         Args:
-            climb: layer -> filters, and keyword arguments of `ascent.many` -> patterns.
+            climb: layer -> filters, and keyword arguments of `ascent.patterns_of_layers` -> patterns.
             share: layer -> filters.
             shape: of a pattern's parameters; others, of pictures of another size, are not gone on from.
             first: a look at the initial network, of which nothing goes on; it has the steps of any other drawing.
@@ -101,7 +101,7 @@ class Following:
         alone = climb({layer: [share[layer][row]] for layer, row in rows.items()}, steps=self.cold_steps, start={})
         audited, low = {}, {}
         for layer, row in rows.items():
-            reached, cold = float(found[layer].patterns.gained[row]), float(alone[layer].gained[0])
+            reached, cold = float(found[layer].patterns.improvement[row]), float(alone[layer].improvement[0])
             ratio = reached / cold if cold > 0 else 1.0
             audited[layer] = replace(found[layer], ratio=ratio)
             if not ratio >= LOW:  # also where it is no number

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_convviz import statistics
+from lightning_convviz import layer_stats
 from lightning_convviz.callbacks.evolution import LEGEND as OVER_TIME
 from lightning_convviz.callbacks.evolution import Evolution
 from lightning_convviz.callbacks.following import Found, Layer
 from lightning_convviz.callbacks.scales import Scales
 from lightning_convviz.callbacks.scene import View
 from lightning_convviz.history import KEPT
-from lightning_convviz.layers import spread
+from lightning_convviz.layers import evenly_spaced
 from lightning_convviz.render import Picture, filters, rgb
-from lightning_convviz.render.sheet import INK, numbers
+from lightning_convviz.render.layout import INK, numbers
 from lightning_convviz.render.strips import Strip
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Page:
     source: str
     channels: Sequence[int]
     found: Found
-    seen: statistics.Seen | None
+    seen: layer_stats.ChannelResponses | None
     asked: Sequence[str] = ()
 
     def picture(self, field: tuple[float, float] | None) -> Picture:
@@ -63,7 +63,7 @@ class Page:
             # A little more than the field, and no less than a few pixels: what is around helps to see what it is.
             wide = tuple(min(1.0, max(1.5 * share, 0.25)) for share in field)
             beside = "the" if min(wide) == 1 else "part of the"
-            real = space.display(statistics.patches(self.seen, (wide[0], wide[1]), size)).to(patterns.images.device)
+            real = space.display(layer_stats.patches(self.seen, (wide[0], wide[1]), size)).to(patterns.images.device)
         about = {
             "kind": "filters", "layer": self.layer or "classes", "epoch": self.view.moment.epoch,
             "step": self.view.moment.step, "scale": None, "rows": ["pattern"], "columns": list(self.channels),
@@ -79,7 +79,7 @@ class Page:
         """One more drawing for the film strip of callback `name`; whether there is one to show."""
         space, patterns = self.view.probes.space, self.found.patterns
         assert space is not None  # as above
-        rows = list(spread(range(len(self.channels)), FOLLOWED))
+        rows = list(evenly_spaced(range(len(self.channels)), FOLLOWED))
         small = F.interpolate(space.display(patterns.images[rows]), size=_small(patterns.images), mode="area")
         facts = [{"channel": self.channels[row], "peak": _plain(float(patterns.peaks[row]))} for row in rows]
         tag, moment = self.layer or "classes", self.view.moment
@@ -113,23 +113,23 @@ class Page:
     def _figures(self) -> tuple[Sequence[Any], ...]:
         """For each filter: peak, gain, deviations of pattern and best image, whether it is silent."""
         patterns, n = self.found.patterns, len(self.channels)
-        peaks, gained = patterns.peaks.tolist(), patterns.gained.tolist()
+        peaks, improvement = patterns.peaks.tolist(), patterns.improvement.tolist()
         if self.seen is None:
-            return peaks, gained, [None] * n, [None] * n, [False] * n
+            return peaks, improvement, [None] * n, [None] * n, [False] * n
         seen = self.seen.cpu()
         sigmas = [seen.sigmas(each.cpu()).tolist() for each in (patterns.peaks, seen.peak)]
-        return peaks, gained, *sigmas, seen.silent.tolist()
+        return peaks, improvement, *sigmas, seen.silent.tolist()
 
     def _tile(
-        self, channel: int, peak: float, gained: float, sigmas: float | None, real: float | None, silent: bool
+        self, channel: int, peak: float, improvement: float, sigmas: float | None, real: float | None, silent: bool
     ) -> filters.Tile:
         facts = {"peak": _plain(peak), "sigmas": _plain(sigmas), "real_sigmas": _plain(real), "silent": silent}
         name = f"#{channel}"
         if self.layer is None:  # the number first: a long name may be cut
             name, value = numbers([peak])[0], self.view.probes.name(channel)
-            return filters.Tile(name, value, "", "no answer" if gained == 0 else "", facts)
+            return filters.Tile(name, value, "", "no answer" if improvement == 0 else "", facts)
         # What answers alike to all images may have been woken: by its pattern alone, then.
-        dead = "dead" if silent and peak <= 0 else "" if gained != 0 else "no answer"
+        dead = "dead" if silent and peak <= 0 else "" if improvement != 0 else "no answer"
         if sigmas is None or real is None or silent:
             value = "woken" if silent else numbers([peak])[0]
             return filters.Tile(name, value, "", dead, facts)
@@ -164,7 +164,7 @@ def asked(watcher: "FilterPatternLogger") -> list[str]:
     objective = watcher.objective if isinstance(watcher.objective, str) else getattr(watcher.objective, "__name__", "")
     said = [] if watcher.important_for is None else [f"those that matter most for class {watcher.important_for}"]
     said += ["those most active on the probes"] if watcher.filters == "active" else []
-    said += [f"objective {objective}"] if objective not in ("rise", "") else []
+    said += [f"objective {objective}"] if objective not in ("above_blank", "") else []
     return said + ([f"canvas {watcher.canvas}"] if watcher.canvas != "fourier" else [])
 
 
@@ -204,7 +204,7 @@ def _first(view: View) -> str | None:
 def kernels(view: View, weights: Tensor, before: Tensor | None, scales: Scales) -> Picture:
     """The page of the first layer's weights."""
     name = str(_first(view))
-    channels = spread(range(len(weights)), filters.MOST_KERNELS)
+    channels = evenly_spaced(range(len(weights)), filters.MOST_KERNELS)
     shown = weights[list(channels)]
     values = shown.abs().flatten()
     high = scales.hold("kernels", float(values.nan_to_num(0, 0, 0).quantile(0.995)), view.moment)

@@ -51,19 +51,20 @@ class GradCAMLogger(Watcher):
     Args:
         layer: the layer to explain, which returns maps (n, c, y, x), channels-last maps or tokens; `"auto"` takes the
             last one that leads to the logits and is larger than 1 x 1. A list of layers for a method that fuses them.
-        method: a name in `cams.METHODS`, `cams.EXTENDED` or `cams.FUSIONS`, or a function
+        method: a name in `cams.METHODS`, `cams.GRAPH_METHODS` or `cams.FUSIONS`, or a function
             (activations, gradients) -> signed map.
         target: `"auto"`, both classes and the difference as above; or one column for `"predicted"`, `"label"`,
-            `"second"`, `"finer"`, a class, or a function logits -> (n,), see `targets`, which need not be a class: with
-            one there are no mistakes.
-        finer: a second, finer layer that is explained with HiResCAM beside; `"auto"` takes the resolution before the
-            last where pictures are at most 128 pixels large; None leaves it out.
+            `"runner_up"`, `"finercam"`, a class, or a function logits -> (n,), see `targets`, which need not be a
+            class: with one there are no mistakes.
+        high_res_layer: a second layer, of higher resolution, that is explained with HiResCAM beside; `"auto"`
+            takes the resolution before the last where pictures are at most 128 pixels large; None leaves it out.
         signed: show evidence against a class too, on a diverging scale.
         num_mistakes: how many errors to show, and how many to follow; 0 for none. They are found in the logits that
             `validation_step` computes anyway.
         logits: a function from what `validation_step` returns to logits (n, k). By default its entry "logits", else
             what the module's forward returned, where that is called once a batch.
-        trust: log numbers that say how far to believe the heatmaps: `convviz/gradcam/trust/...`, see `trust`.
+        heatmap_metrics: log numbers that say how far to believe the heatmaps, `convviz/gradcam/heatmap_metrics/...`:
+            see `heatmap_metrics`.
         evolution: draw the probes' film strip, `evolution/gradcam/probes`, and at the end of the fit its animation.
         reshape: a function from the layer's output to maps (n, c, y, x), where `layers.layout` can't tell.
         probes: the images to watch, see `ActivationLogger`; with labels, the true class is explained too.
@@ -98,11 +99,11 @@ class GradCAMLogger(Watcher):
         *,
         method: Callable[..., Any] | str = "gradcam",
         target: Callable[..., Any] | str | int = "auto",
-        finer: str | None = "auto",
+        high_res_layer: str | None = "auto",
         signed: bool = False,
         num_mistakes: int = 8,
         logits: Callable[..., Any] | None = None,
-        trust: bool = True,
+        heatmap_metrics: bool = True,
         evolution: bool = True,
         reshape: Callable[..., Any] | None = None,
         probes: ProbesLike = None,
@@ -118,13 +119,14 @@ class GradCAMLogger(Watcher):
         initial: bool = True,
     ) -> None:
         check_lens(
-            layer=layer, method=method, target=target, finer=finer, signed=signed, num_mistakes=num_mistakes,
-            trust=trust, output=output, reshape=reshape, logits=logits, evolution=evolution,
+            layer=layer, method=method, target=target, high_res_layer=high_res_layer, signed=signed,
+            num_mistakes=num_mistakes, heatmap_metrics=heatmap_metrics, output=output, reshape=reshape, logits=logits,
+            evolution=evolution,
         )  # fmt: skip
-        self.lens = lens.Lens(layer, method, target, finer, signed)
+        self.lens = lens.Lens(layer, method, target, high_res_layer, signed)
         self.output, self.reshape, self.logits = output, reshape, logits
         self.num_mistakes = num_mistakes
-        self.trust, self.evolution = trust, evolution
+        self.heatmap_metrics, self.evolution = heatmap_metrics, evolution
         super().__init__(
             probes=probes, num_probes=num_probes, dataloader_idx=dataloader_idx, every_n_epochs=every_n_epochs,
             forward=forward, name=name, save_dir=save_dir, save_images=save_images, on_error=on_error, initial=initial,
@@ -152,7 +154,7 @@ class GradCAMLogger(Watcher):
 
     @override
     def resolve(self, model: nn.Module, scene: Scene) -> None:
-        self._takes_others = bool(scene.others)
+        self._takes_others = bool(scene.extra_inputs)
         note = self.lens.resolve(model, scene, self.output, self.reshape)
         if note:
             _lightning.rank_zero_info(f"{type(self).__name__} explains {self.lens.layer!r}: {note}.")
@@ -165,11 +167,11 @@ class GradCAMLogger(Watcher):
 
     @override
     def opened(self) -> None:
-        self._mistakes.clear()
+        self._mistakes.reset()
 
     @override
-    def hear(self, images: Tensor, labels: Tensor, logits: Tensor, others: Mapping[str | int, Tensor]) -> None:
-        self._mistakes.add(images, labels, logits, others if self._takes_others else None)
+    def hear(self, images: Tensor, labels: Tensor, logits: Tensor, extra_inputs: Mapping[str | int, Tensor]) -> None:
+        self._mistakes.update(images, labels, logits, extra_inputs if self._takes_others else None)
 
     # -- the drawing -------------------------------------------------------------------------------------------------
 
@@ -178,25 +180,25 @@ class GradCAMLogger(Watcher):
         ranks = self.turn.session.ranks
         if ranks.sharded:  # all ranks must run the same forwards, and each has mistakes of its own
             self._deaf("mistakes are not drawn where the model is in pieces over ranks")
-        found = self._mistakes.found() if self.hears else None
+        found = self._mistakes.compute() if self.hears else None
         mistakes, followed = None, None
         if found is not None and len(found):
             # Of several ranks: the index in the data, as Lightning's own sampler deals them out.
             first, step = (ranks.rank, ranks.world) if ranks.replicated else (0, 1)
-            pictures = of_mistakes(found, view.probes, [first + step * place for place in found.places.tolist()])
+            pictures = of_mistakes(found, view.probes, [first + step * place for place in found.positions.tolist()])
             look = view.explain(pictures, self.lens.explanations(pictures, pair=True))
             mistakes = Evidence(pictures, look, found.confidence).cpu()
         if self._followed.probes is not None and ranks.leads and self.hears:
             pinned = self._followed.probes
             followed = Evidence(pinned, view.explain(pinned, self.lens.explanations(pinned, pair=True))).cpu()
-        measures = self.trust and (ranks.leads or ranks.sharded)
+        measures = self.heatmap_metrics and (ranks.leads or ranks.sharded)
         scalars = self._measured(view) if measures else {}
         table = self._mistakes.table if self.hears else None
         part = Part(
             mistakes, followed, None if table is None else table.cpu(), self._mistakes.examples() if self.hears else {},
             self._mistakes.seen, self._mistakes.labeled(), scalars,
         )  # fmt: skip
-        self._mistakes.clear()  # nothing stays on the device while training goes on
+        self._mistakes.reset()  # nothing stays on the device while training goes on
         return part
 
     def _measured(self, view: View) -> Mapping[str, float]:
@@ -235,7 +237,7 @@ class GradCAMLogger(Watcher):
         if followed is not None and followed.look.logits is not None:
             self._followed.note(followed, facts(followed.probes, followed.look.logits), view.moment)
             pictures[f"{self.name}/followed"] = page.followed(self._followed)
-        self._scalars = {f"trust/{name}": value for name, value in parts[0].scalars.items()}
+        self._scalars = {f"heatmap_metrics/{name}": value for name, value in parts[0].scalars.items()}
         return pictures
 
     def _follow(self, page: lens.Page, probes: Evidence, view: View) -> dict[str, Drawable]:
@@ -243,7 +245,7 @@ class GradCAMLogger(Watcher):
         said: list[dict[str, Any]] = [{}] * len(probes)
         if self.lens.has_classes and probes.look.logits is not None and probes.look.logits.ndim == 2:
             said = facts(probes.probes, probes.look.logits)
-        some = probes.probes.take(range(len(probes))[:FOLLOWED])
+        some = probes.probes.select(range(len(probes))[:FOLLOWED])
         maps = probes.look.maps[0][:FOLLOWED]
         history = self._evolution.note("probes", maps, remembered(said[:FOLLOWED]), view.moment)
         if view.moment.initial:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_convviz import alarms, statistics
+from lightning_convviz import diagnostics, layer_stats
 from lightning_convviz.callbacks.evolution import Evolution
 from lightning_convviz.callbacks.overheard import Overheard
 from lightning_convviz.callbacks.scene import Moment, View
@@ -35,7 +35,7 @@ PANELS: dict[str, tuple[str, dict[str, Any]]] = {
     "change": ("weights changed by", {"log": True}),
 }
 
-Heard = Mapping[str, statistics.Sums]
+Heard = Mapping[str, layer_stats.Sums]
 
 
 class Health:
@@ -50,9 +50,9 @@ class Health:
         self._overheard = Overheard()
         self._features: dict[str, tuple[Tensor, Tensor]] = {}  # by layer: features of pictures, and what tells these
         self._weights: dict[str, Tensor] = {}
-        self._alarms = alarms.Alarms()
-        self.figures: dict[str, statistics.Figures] = {}
-        self.told: list[alarms.Alarm] = []
+        self._alarms = diagnostics.Alarms()
+        self.figures: dict[str, layer_stats.Figures] = {}
+        self.told: list[diagnostics.Alarm] = []
         self._scalars: dict[str, float] = {}
         self._is_sample = False  # of a few pictures, before training
 
@@ -60,8 +60,8 @@ class Health:
 
     def begin(self, sources: Iterable[str], world: int) -> None:
         """A validation begins, in which these modules are observed, by each of `world` processes."""
-        pictures = math.ceil(statistics.PICTURES / world)
-        self._overheard.begin({source: statistics.Tally(pictures) for source in sources})
+        pictures = math.ceil(layer_stats.PICTURES / world)
+        self._overheard.begin({source: layer_stats.LayerAccumulator(pictures) for source in sources})
 
     def observers(self) -> Mapping[str, Callable[[Tensor], None]]:
         """For each module what to do with its output."""
@@ -73,7 +73,7 @@ class Health:
 
     def heard(self) -> Heard:
         """What this process has seen, in main memory; nothing stays on the device while training goes on."""
-        sums = {name: tally.sums() for name, tally in self._overheard.listeners.items()}
+        sums = {name: accumulator.compute() for name, accumulator in self._overheard.listeners.items()}
         self._overheard.clear()
         return {name: each.cpu() for name, each in sums.items() if each is not None}
 
@@ -83,11 +83,11 @@ class Health:
         """The figures of a drawing by layer, first to last; nothing of layers where nothing was observed."""
         items, self.figures, self.told, self._is_sample = [], {}, [], view.moment.initial
         for layer, source in sources.items():
-            sums = statistics.summed([part.get(source) for part in parts])
+            sums = layer_stats.LayerAccumulator.merge([part.get(source) for part in parts])
             if sums is None and view.moment.initial:  # the layers were not known before: at least over the probes
                 sums = _of_probes(view, source)
             if sums is not None:
-                self.figures[layer] = statistics.figures(sums)
+                self.figures[layer] = layer_stats.figures(sums)
                 items.append(self._item(view, layer, self.figures[layer]))
         self._scalars = {
             f"{figure}/{item['layer']}": value
@@ -99,7 +99,7 @@ class Health:
             self._alarm(view, items)
         return items
 
-    def _item(self, view: View, layer: str, figures: statistics.Figures) -> dict[str, Any]:
+    def _item(self, view: View, layer: str, figures: layer_stats.Figures) -> dict[str, Any]:
         """One layer's figures as plain values, and what is compared with the next drawing's."""
         weight = _weight(view.runs[layer].module)
         sample, before = None if weight is None else _sampled(weight), self._weights.get(layer)
@@ -110,27 +110,27 @@ class Health:
             item["drift"] = float((1 - nn.functional.cosine_similarity(sample, before, dim=1)).mean())
         item["trainable"] = None if weight is None else weight.requires_grad
         if view.moment.training:
-            self._features[layer] = figures.features, figures.prints
+            self._features[layer] = figures.features, figures.fingerprints
             self._weights |= {} if sample is None else {layer: sample}
         return item
 
-    def _similarity(self, layer: str, figures: statistics.Figures) -> float | None:
+    def _similarity(self, layer: str, figures: layer_stats.Figures) -> float | None:
         """CKA to the last drawing, over the first pictures that are the same ones."""
         if layer not in self._features:
             return None
-        before, prints = self._features[layer]
-        count = min(len(prints), len(figures.prints))
+        before, fingerprints = self._features[layer]
+        count = min(len(fingerprints), len(figures.fingerprints))
         alike = before.shape[1] == figures.features.shape[1]
-        if count < FEWEST or not alike or not statistics.same(prints[:count], figures.prints[:count]):
+        if count < FEWEST or not alike or not layer_stats.same(fingerprints[:count], figures.fingerprints[:count]):
             return None
-        value = statistics.cka(before[:count], figures.features[:count])
+        value = layer_stats.cka(before[:count], figures.features[:count])
         return value if math.isfinite(value) else None
 
     def _alarm(self, view: View, items: Sequence[Mapping[str, Any]]) -> None:
         moment, first = view.moment, _weight(view.runs[items[0]["layer"]].module)
-        noise = None if first is None else alarms.noise(first.detach().float().cpu())
+        noise = None if first is None else diagnostics.noise(first.detach().float().cpu())
         readings = [
-            alarms.Reading(
+            diagnostics.Reading(
                 layer=item["layer"], epoch=moment.epoch, step=moment.step, initial=moment.initial,
                 channels=item["channels"], dead=item["dead"], sparsity=item["sparsity"], mean=item["mean"],
                 high=item["high"], effective_rank=item["effective_rank"] * item["channels"], cka=item["cka"],
@@ -138,7 +138,7 @@ class Health:
             )
             for place, item in enumerate(items)
         ]  # fmt: skip
-        self.told = self._alarms.hear(readings)
+        self.told = self._alarms.update(readings)
         for alarm in self.told:
             logging.getLogger("lightning_convviz").warning("%s %s", alarm.text, alarm.advice)
 
@@ -188,7 +188,7 @@ def chart(evolution: Evolution, items: Sequence[Mapping[str, Any]], moment: Mome
     plain = [{key: item[key] for key in ("layer", "count", *PANELS)} for item in items]
     for item in plain if moment.initial else ():
         item["dead"] = item["effective_rank"] = None  # which so few pictures don't tell
-    history = evolution.note("statistics", torch.zeros(len(items), 0), plain, moment)
+    history = evolution.note("layer_stats", torch.zeros(len(items), 0), plain, moment)
     layers = [str(item["layer"]) for item in items]
     known = [{item["layer"]: item for item in frame.facts} for frame in history.frames]
     panels = [
@@ -197,7 +197,7 @@ def chart(evolution: Evolution, items: Sequence[Mapping[str, Any]], moment: Mome
     ]
     count = items[0]["count"]
     about = {
-        "kind": "statistics", "layer": layers, "epoch": moment.epoch, "step": moment.step, "scale": None,
+        "kind": "layer_stats", "layer": layers, "epoch": moment.epoch, "step": moment.step, "scale": None,
         "count": count,
     }  # fmt: skip
     return Chart(
@@ -206,10 +206,10 @@ def chart(evolution: Evolution, items: Sequence[Mapping[str, Any]], moment: Mome
     )  # fmt: skip
 
 
-def _of_probes(view: View, source: str) -> statistics.Sums | None:
-    tally = statistics.Tally()
-    tally.add(tally.reduce(view.look.outputs[source]), view.probes.images)
-    sums = tally.sums()
+def _of_probes(view: View, source: str) -> layer_stats.Sums | None:
+    accumulator = layer_stats.LayerAccumulator()
+    accumulator.update(accumulator.reduce(view.look.outputs[source]), view.probes.images)
+    sums = accumulator.compute()
     return None if sums is None else sums.cpu()
 
 

@@ -61,7 +61,7 @@ class Hooks:
     def _speaker(self, watcher: "Watcher", module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module | None:
         """The part whose output the user's own validation takes for logits, if its hooks fire."""
         if isinstance(watcher.forward_, str):
-            return parts.get(layers.clean(watcher.forward_))
+            return parts.get(layers.canonical_name(watcher.forward_))
         if callable(watcher.forward_):
             return None
         if _lightning.has_forward(module):
@@ -88,13 +88,13 @@ class Hooks:
         """After a batch was validated: let those hear that want to know what was said of it."""
         self._images = None
         for watcher, answers in self._answers.items():
-            here = loader == watcher.dataloader_idx or not _lightning.in_turn(trainer)
+            here = loader == watcher.dataloader_idx or not _lightning.is_sequential(trainer)
             if watcher.hears and watcher.turn.due and here:
                 hear(watcher, answers, trainer, batch, returned)
             answers.clear()
         for watcher in self._observed:
             images = None
-            if watcher.turn.due and (loader == watcher.dataloader_idx or not _lightning.in_turn(trainer)):
+            if watcher.turn.due and (loader == watcher.dataloader_idx or not _lightning.is_sequential(trainer)):
                 with suppress(ValueError):  # a batch without images
                     images = batches.read(_lightning.of_loader(trainer, batch, watcher.dataloader_idx))[0]
             watcher.passed(images)
@@ -111,12 +111,12 @@ def _is_whole(module: nn.Module, part: nn.Module) -> bool:
 
 def _visible(module: nn.Module) -> dict[str, nn.Module]:
     """Sub-modules whose hooks fire: a hook inside a compiled region would be compiled in, or never run."""
-    regions = layers.compiled(module)
+    regions = layers.compiled_regions(module)
     whole = _lightning.is_compiled(module) or "" in regions
     roots = ("",) if whole else tuple(f"{root}." for root in regions)
     inside = {
         name: part
-        for name, part in layers.named(module).items()
+        for name, part in layers.named_layers(module).items()
         if not f"{name}.".startswith(roots) and not isinstance(part, torch.jit.ScriptModule)
     }
     return inside | layers.wrappers(module)

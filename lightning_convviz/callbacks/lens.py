@@ -17,7 +17,7 @@ from lightning_convviz.history import History
 from lightning_convviz.mistakes import Examples
 from lightning_convviz.probes import Probes
 from lightning_convviz.render import Picture
-from lightning_convviz.render.heat import FAINT, Column, Row, Scale, heat_rows, words
+from lightning_convviz.render.heat import FAINT, Column, Row, Scale, heat_rows, message_page
 from lightning_convviz.render.strips import Strip
 
 SIDE = 36  # about how wide a tile of the probes' strip is, in pixels
@@ -76,7 +76,7 @@ class Lens:
         if self._layer != "auto":
             layers.find(model, self._layer, argument="layer")
         if self._finer not in ("auto", None):
-            layers.find_one(model, self._finer, argument="finer")
+            layers.find_one(model, self._finer, argument="high_res_layer")
 
     def resolve(
         self, model: nn.Module, scene: Scene, output: Callable[..., Any] | None, reshape: Callable[..., Any] | None
@@ -89,15 +89,17 @@ class Lens:
         named = [] if self._layer == "auto" else layers.find(model, self._layer, argument="layer")
         note, sure = "", True
         small = self._finer == "auto" and max(images.shape[2:]) <= SMALL
-        finer = None if self._finer in ("auto", None) else layers.find_one(model, self._finer, argument="finer")
+        finer = (
+            None if self._finer in ("auto", None) else layers.find_one(model, self._finer, argument="high_res_layer")
+        )
         if not named or (small and reshape is None):
             choice = cams.choose(
-                model, images, forward=scene.forward, output=output, others=scene.others, runs=scene.runs
+                model, images, forward=scene.forward, output=output, extra_inputs=scene.extra_inputs, runs=scene.runs
             )
-            named, note, sure = named or [choice.layer], "" if named else choice.note, choice.sure
-            if self.fuses and self._layer == "auto" and choice.finer:
-                named = [choice.finer, choice.layer]
-            finer = choice.finer if small and choice.finer not in named else finer
+            named, note, sure = named or [choice.layer], "" if named else choice.note, choice.is_certain
+            if self.fuses and self._layer == "auto" and choice.high_res_layer:
+                named = [choice.high_res_layer, choice.layer]
+            finer = choice.high_res_layer if small and choice.high_res_layer not in named else finer
         if self._layer != "auto":
             layers.require_ran(scene.runs, named, argument="layer")
         if not self.fuses and len(named) > 1:
@@ -110,7 +112,7 @@ class Lens:
         """What to ask of the forward of some pictures; with `pair` always for two classes."""
         labels = None if probes.labels is None else torch.as_tensor(probes.labels, device=probes.images.device)
         if pair or self.target == "auto":
-            other: Any = "second" if labels is None else targets.other(labels)
+            other: Any = "runner_up" if labels is None else targets.true_or_runner_up(labels)
             wanted = [cams.Explanation(self.layer, each, self.method) for each in ("predicted", other)]
         else:
             target = labels if self.target == "label" and labels is not None else self.target
@@ -129,7 +131,7 @@ class Lens:
             return torch.full((len(logits),), self.target, device=logits.device)
         if self.target == "label" and probes.labels is not None:
             return torch.as_tensor(probes.labels, device=logits.device)
-        return logits.argsort(dim=1, descending=True)[:, 1 if self.target == "second" else 0]
+        return logits.argsort(dim=1, descending=True)[:, 1 if self.target == "runner_up" else 0]
 
     def kept(self) -> dict[str, Any]:
         """What a resumed run goes on with."""
@@ -152,8 +154,8 @@ class Page:
 
     def __init__(self, lens: Lens, view: View, scales: Scales, seen: Sequence[Evidence]) -> None:
         self.lens, self.view = lens, view
-        uniform = bool(view.look.uniform[0])
-        unit = cams.unit(lens.method, uniform) if lens.has_classes else "units of the score"
+        uniform = bool(view.look.uniform_gradient[0])
+        unit = cams.unit_of(lens.method, uniform) if lens.has_classes else "units of the score"
         self.units = f"scales in {unit} a cell" + (", finer in logits" if lens.finer and unit != "logits" else "")
         pair = [each.look.maps[:2] if self._has_pair(each) else each.look.maps[:1] for each in seen]
         self._scales, when = scales, view.moment
@@ -188,7 +190,7 @@ class Page:
         self, kind: str, seen: Evidence, rows: list[Row], title: str, captions: list[str], legend: str, **more: Any
     ) -> Picture:
         lens = self.lens
-        photos = seen.probes.shown()
+        photos = seen.probes.display()
         y, x = seen.look.maps[-1].shape[1:]
         fine = [f"finer: hirescam at {lens.finer}, {y}×{x}"] if lens.finer else []
         about = {**self._about(kind), "method": lens.called, "rows": list(seen.probes.ids or ()), **more}
@@ -239,7 +241,7 @@ class Page:
         about = {**self._about("mistakes"), **counts}
         if seen is None:
             title = "No mistakes in this validation" if labeled else "No labeled pictures with finite logits"
-            return words(title, captions, legend=MISTAKES, about=about)
+            return message_page(title, captions, legend=MISTAKES, about=about)
         assert seen.look.logits is not None  # mistakes have logits
         rows = [row(item) for item in facts(seen.probes, seen.look.logits)]
         title = f"The {len(seen)} most confident mistakes {self._where}"

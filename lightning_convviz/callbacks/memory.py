@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lightning_convviz.pixels import PixelSpace
+from lightning_convviz.pixels import Denormalization
 from lightning_convviz.probes import Probes
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ LIMIT = 5_000_000  # bytes of one callback's state: a checkpoint is the user's, 
 def packed(probes: Probes) -> dict[str, Any] | None:
     """Probes as tensors, strings and numbers; None where they take more than `LIMIT` bytes."""
     masks = [] if probes.masks is None else [probes.masks]
-    tensors = [probes.images, *probes.others.values(), *masks]
+    tensors = [probes.images, *probes.extra_inputs.values(), *masks]
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > LIMIT:
         return None
     space = probes.space
@@ -27,7 +27,7 @@ def packed(probes: Probes) -> dict[str, Any] | None:
         "labels": None if probes.labels is None else torch.as_tensor(probes.labels).tolist(),
         "class_names": None if probes.class_names is None else [str(name) for name in probes.class_names],
         "ids": list(probes.ids or ()),
-        "others": {key: other.cpu() for key, other in probes.others.items()},
+        "extra_inputs": {key: other.cpu() for key, other in probes.extra_inputs.items()},
         "space": None if space is None else [list(space.scale), list(space.offset)],
         "masks": None if probes.masks is None else probes.masks.cpu(),
     }
@@ -41,8 +41,8 @@ def unpacked(state: Mapping[str, Any]) -> Probes:
         state["labels"],
         state["class_names"],
         ids=tuple(state["ids"]),
-        others=dict(state["others"]),
-        space=None if space is None else PixelSpace(tuple(space[0]), tuple(space[1])),
+        extra_inputs=dict(state["extra_inputs"]),
+        space=None if space is None else Denormalization(tuple(space[0]), tuple(space[1])),
         masks=state.get("masks"),  # states of older versions have none
     )
 

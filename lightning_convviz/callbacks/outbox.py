@@ -24,14 +24,14 @@ class Outbox:
     def __init__(self) -> None:
         self.writer = sinks.Writer()
         self.once = Once()
-        self._pending: list[tuple[sinks.Drawing, Path | None]] = []
+        self._pending: list[tuple[sinks.LoggedDrawing, Path | None]] = []
         self._given_up = False
 
     def begin(self) -> None:
         """At the start of a fit, a validation or a test: it waits for its own pictures."""
         self._given_up = False
 
-    def put(self, drawing: sinks.Drawing, folder: Path | None) -> None:
+    def put(self, drawing: sinks.LoggedDrawing, folder: Path | None) -> None:
         """Take a drawing, for the loggers and for a folder of the callback's own."""
         self._pending.append((drawing, folder))
 
@@ -41,11 +41,11 @@ class Outbox:
         Where the run is `patient`, at its end, nothing that waits is dropped for what is new.
         """
         if self._pending:
-            places = sinks.places(trainer.loggers)
+            places = sinks.destinations(trainer.loggers)
             handed = [(drawing, sinks.with_folder(places, own)) for drawing, own in self._pending]
             self.writer.submit(handed, patient=patient)
             self._pending = []
-        for complaint in self.writer.complaints():
+        for complaint in self.writer.new_errors():
             self.once.tell(f"lightning_convviz could not write everything: {complaint}.")
 
     def finish(self, trainer: _lightning.Trainer) -> None:
@@ -58,5 +58,5 @@ class Outbox:
                 "and may be lost."
             )
         self.flush(trainer, patient=True)
-        for count, complaint in self.writer.untold():
+        for count, complaint in self.writer.remaining_errors():
             _lightning.rank_zero_info(f"lightning_convviz: {count} more drawings were not written ({complaint}).")

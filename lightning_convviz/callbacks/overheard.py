@@ -9,12 +9,12 @@ from torch import Tensor
 
 @runtime_checkable
 class Listener(Protocol):
-    """Running figures of one layer's output, see `statistics`; nothing in it waits for the device."""
+    """Running figures of one layer's output, see `layer_stats`; nothing in it waits for the device."""
 
     def reduce(self, output: Tensor) -> Any:
         """What to take of a batch's output, inside the user's forward."""
 
-    def add(self, batch: Any, images: Tensor) -> None:
+    def update(self, batch: Any, images: Tensor) -> None:
         """Take what `reduce` made of a batch, now that its images are known."""
 
 
@@ -46,7 +46,7 @@ class Overheard:
         """The images of the batch that was observed; None where it was none of these."""
         for name, (batch, count) in self._batch.items():
             if images is not None and count == len(images):
-                self.listeners[name].add(batch, images)
+                self.listeners[name].update(batch, images)
         self._batch.clear()
 
     def clear(self) -> None:

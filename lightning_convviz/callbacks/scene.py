@@ -69,13 +69,13 @@ class View:
 
     model: nn.Module
     forward: Callable[[Tensor], Any]
-    runs: Mapping[str, layers.Run]
+    runs: Mapping[str, layers.LayerTrace]
     probes: Probes
     photos: Tensor
-    look: cams.Look
+    look: cams.ForwardResult
     moment: Moment
     again: Callable[[Tensor], Any]
-    explain: Callable[[Probes, Sequence[cams.Explanation]], cams.Look]
+    explain: Callable[[Probes, Sequence[cams.Explanation]], cams.ForwardResult]
 
     def is_finite(self) -> bool:
         """Whether all that was seen of the network are numbers; waits for the device."""
@@ -91,10 +91,10 @@ class Scene:
     photos: Tensor
     call: Callable[..., Any]  # what the images are given to
     forward: Callable[..., Any]  # the same in the run's precision
-    others: dict[str, Tensor]
-    runs: dict[str, layers.Run]
+    extra_inputs: dict[str, Tensor]
+    runs: dict[str, layers.LayerTrace]
     parts: list[int]  # the model's sub-modules at that time
-    looks: dict["Watcher", cams.Look] = field(default_factory=dict)
+    looks: dict["Watcher", cams.ForwardResult] = field(default_factory=dict)
 
 
 def key(watcher: "Watcher") -> tuple[int, ...]:
@@ -103,19 +103,21 @@ def key(watcher: "Watcher") -> tuple[int, ...]:
     return id(watcher.given), *own, id(watcher.forward_), id(watcher.output), id(watcher.reshape), watcher.classifies
 
 
-def looked(scene: Scene, module: nn.Module, sharers: Mapping["Watcher", Wants]) -> dict["Watcher", cams.Look]:
+def looked(scene: Scene, module: nn.Module, sharers: Mapping["Watcher", Wants]) -> dict["Watcher", cams.ForwardResult]:
     """One forward for all callbacks in `sharers`; each gets what it wants of it."""
     names = list(dict.fromkeys(name for wants in sharers.values() for name in wants.layers))
     explanations = [explanation for wants in sharers.values() for explanation in wants.explanations]
-    look = cams.look(
-        module, scene.probes.images, forward=scene.forward, output=next(iter(sharers)).output, others=scene.others,
-        layers=names, explanations=explanations, reshape=next(iter(sharers)).reshape,
+    look = cams.run_forward(
+        module, scene.probes.images, forward=scene.forward, output=next(iter(sharers)).output,
+        extra_inputs=scene.extra_inputs, layers=names, explanations=explanations,
+        reshape=next(iter(sharers)).reshape,
     )  # fmt: skip
     looks, first = {}, 0
     for watcher, wants in sharers.items():
         last = first + len(wants.explanations)
         outputs = {name: look.outputs[name] for name in wants.layers}
-        looks[watcher] = cams.Look(look.logits, outputs, look.maps[first:last], look.uniform[first:last])
+        uniform = look.uniform_gradient[first:last]
+        looks[watcher] = cams.ForwardResult(look.logits, outputs, look.maps[first:last], uniform)
         first = last
     return looks
 
@@ -127,42 +129,44 @@ def explained(
     as_input: Callable[[Tensor], Tensor],
     probes: Probes,
     explanations: Sequence[cams.Explanation],
-) -> cams.Look:
+) -> cams.ForwardResult:
     """A forward of other pictures than the probes, the same way through the model."""
     wide = torch.float64 if scene.probes.images.dtype == torch.float64 else torch.float32
     images = as_input(probes.images.to(scene.probes.images.device, wide))
-    others = {name: other.to(images.device) for name, other in probes.arguments(scene.call).items()}
-    return cams.look(
-        module, images, forward=scene.forward, output=watcher.output, others=others, explanations=explanations,
-        reshape=watcher.reshape,
+    extra_inputs = {name: other.to(images.device) for name, other in probes.arguments(scene.call).items()}
+    return cams.run_forward(
+        module, images, forward=scene.forward, output=watcher.output, extra_inputs=extra_inputs,
+        explanations=explanations, reshape=watcher.reshape,
     )  # fmt: skip
 
 
-def precisely(trainer: Any, call: Callable[..., Any], images: Tensor, **others: Tensor) -> Any:
+def precisely(trainer: Any, call: Callable[..., Any], images: Tensor, **extra_inputs: Tensor) -> Any:
     """A forward in the run's own precision."""
     with _lightning.precision(trainer):
-        return call(images, **others)
+        return call(images, **extra_inputs)
 
 
-def one_for_all(forward: Callable[..., Any], others: Mapping[str, Tensor], images: Tensor) -> Any:
+def one_for_all(forward: Callable[..., Any], extra_inputs: Mapping[str, Tensor], images: Tensor) -> Any:
     """A forward of any images, with the other inputs of the first probe."""
     n = len(images)
-    return forward(images, **{name: other[:1].expand(n, *other.shape[1:]) for name, other in others.items()})
+    return forward(images, **{name: other[:1].expand(n, *other.shape[1:]) for name, other in extra_inputs.items()})
 
 
-def for_each(forward: Callable[..., Any], others: Mapping[str, Tensor], images: Tensor) -> Any:
+def for_each(forward: Callable[..., Any], extra_inputs: Mapping[str, Tensor], images: Tensor) -> Any:
     """A forward of whole repeats of the probes, each with its own other inputs."""
-    return forward(images, **{name: torch.cat([other] * (len(images) // len(other))) for name, other in others.items()})
+    return forward(
+        images, **{name: torch.cat([other] * (len(images) // len(other))) for name, other in extra_inputs.items()}
+    )
 
 
-def tried(forward: Callable[..., Any], images: Tensor, others: Mapping[str, Tensor]) -> Any:
+def tried(forward: Callable[..., Any], images: Tensor, extra_inputs: Mapping[str, Tensor]) -> Any:
     """The first forward of the probes.
 
     Raises:
         ValueError: where it fails, since then probes and model do not fit.
     """
     try:
-        return forward(images.clone(), **others)
+        return forward(images.clone(), **extra_inputs)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:

@@ -69,7 +69,7 @@ class Failures:
 def moment(trainer: Any, loaded: tuple[int, int] | None, initial: bool) -> Moment:
     """Which network is looked at; `loaded` are epoch and step of the checkpoint, if one was loaded."""
     epoch, step = trainer.current_epoch, trainer.global_step
-    if _lightning.fitting(trainer):
+    if _lightning.is_fit(trainer):
         return Moment(epoch, step, "initial network" if initial else f"epoch {epoch} · step {step}", initial)
     if trainer.ckpt_path:
         epoch, step = loaded or (epoch, step)

@@ -44,7 +44,7 @@ class Selection:
             return False
         if self.layers == "auto":
             names = layers.convolutions(runs, count=LAYERS)
-            self.sources = {name: layers.settled(runs, name) for name in names}
+            self.sources = {name: layers.post_activation(runs, name) for name in names}
         else:
             names = layers.find(model, self.layers)
             layers.require_maps(runs, names)
@@ -56,7 +56,7 @@ class Selection:
 
     def _spread(self, count: int, name: str) -> list[int]:
         if isinstance(self.filters, str):
-            return list(layers.spread(range(count), self.count))
+            return list(layers.evenly_spaced(range(count), self.count))
         if wrong := [channel for channel in self.filters if channel >= count]:
             raise ValueError(f"`filters` holds {wrong[0]}; layer {name!r} has channels 0 to {count - 1}.")
         return list(self.filters)

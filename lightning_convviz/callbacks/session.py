@@ -28,7 +28,7 @@ from lightning_convviz.callbacks.scene import (
     precisely,
     tried,
 )
-from lightning_convviz.pixels import estimated
+from lightning_convviz.pixels import estimate
 from lightning_convviz.probes import Probes
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Session:
             return
         for wanted in {watcher.dataloader_idx for watcher in self.watchers if watcher.given is None}:
             collector = self._collector(wanted)
-            here = loader == collector.loader or not _lightning.in_turn(trainer)
+            here = loader == collector.loader or not _lightning.is_sequential(trainer)
             if here and collector.take(trainer, batch, self.wanted(collector.loader)):
                 self._scenes.clear()
 
@@ -170,13 +170,13 @@ class Session:
             self._look(watcher, scene, module)
         return View(
             model=module,
-            forward=partial(one_for_all, scene.forward, scene.others),
+            forward=partial(one_for_all, scene.forward, scene.extra_inputs),
             runs=scene.runs,
             probes=scene.probes,
             photos=scene.photos,
             look=scene.looks[watcher],
             moment=moment,
-            again=partial(for_each, scene.forward, scene.others),
+            again=partial(for_each, scene.forward, scene.extra_inputs),
             explain=partial(explained, scene, module, watcher, partial(_lightning.as_input, trainer)),
         )
 
@@ -184,19 +184,19 @@ class Session:
         chosen = self.probes(watcher)
         wide = torch.float64 if module.dtype == torch.float64 else torch.float32
         images = _lightning.as_input(trainer, chosen.images.to(module.device, wide))
-        others = {name: other.to(module.device) for name, other in chosen.others.items()}
-        chosen = replace(chosen, images=images, others=others, space=chosen.space or estimated(images))
+        extra_inputs = {name: other.to(module.device) for name, other in chosen.extra_inputs.items()}
+        chosen = replace(chosen, images=images, extra_inputs=extra_inputs, space=chosen.space or estimate(images))
         call = self._forward(watcher.forward_, module)
         forward, arguments = partial(precisely, trainer, call), chosen.arguments(call)
         returned: list[Any] = []
         with torch.no_grad():
-            runs = layers.survey(module, lambda: returned.append(tried(forward, images, arguments)))
+            runs = layers.trace(module, lambda: returned.append(tried(forward, images, arguments)))
         had, chosen = chosen.labels is not None, checked(chosen, returned[0], watcher)
         if had and chosen.labels is None:  # they were something else than labels, and so are those of the batches
             for each in self.watchers:
                 each.hears = each.hears and each.given is not None
         parts = [id(part) for part in module.modules()]
-        return Scene(chosen, chosen.shown(), call, forward, arguments, runs, parts)
+        return Scene(chosen, chosen.display(), call, forward, arguments, runs, parts)
 
     def probes(self, watcher: "Watcher") -> Probes:
         """What a callback watches.
@@ -215,7 +215,7 @@ class Session:
 
     def _forward(self, given: str | Callable[..., Any] | None, module: Any) -> Callable[..., Any]:
         if isinstance(given, str):
-            return layers.named(module)[layers.find_one(module, given, argument="forward")]
+            return layers.named_layers(module)[layers.find_one(module, given, argument="forward")]
         if given is not None:
             return partial(given, module)
         if _lightning.has_forward(module):
@@ -226,7 +226,7 @@ class Session:
                 f"`{type(module).__name__}` has no `forward` of its own, and no part of it was seen to receive the "
                 "images. Give `forward=` the name of a sub-module, or a function (model, images) -> logits."
             )
-        return layers.named(module)[self.hooks.receiver]
+        return layers.named_layers(module)[self.hooks.receiver]
 
     def _look(self, watcher: "Watcher", scene: Scene, module: Any) -> None:
         """One forward for this callback and all others that are about to look at the same probes."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_convviz import outputs, trust
+from lightning_convviz import heatmap_metrics, outputs
 from lightning_convviz.callbacks.scene import View
-from lightning_convviz.cams.fusion import enlarge
+from lightning_convviz.cams.fusion import resize_maps
 
 if TYPE_CHECKING:
     from lightning_convviz.callbacks.lens import Lens
@@ -38,7 +38,7 @@ class Trusted:
         masks = None if given is None else given.to(heat.device)
         classes = torch.zeros(len(images), dtype=torch.long) if classes is None else classes
         with torch.no_grad():
-            found = trust.report(
+            found = heatmap_metrics.report(
                 forward, images, heat, classes, steps=STEPS, masks=masks, chunk=len(images),
                 before=self._like(self._before, own, images), initial=self._like(self._initial, own, images),
             )  # fmt: skip
@@ -46,7 +46,7 @@ class Trusted:
             self._initial = _small(own)
         if view.moment.training:
             self._before = None if view.moment.initial else _small(own)
-        return {name: value for name, value in trust.mean(found).items() if math.isfinite(value)}
+        return {name: value for name, value in heatmap_metrics.mean(found).items() if math.isfinite(value)}
 
     def _like(self, kept: Tensor | None, own: Tensor, images: Tensor) -> Tensor | None:
         """Maps of another drawing as heat; none where their number or size tells that they are of something else."""
@@ -55,7 +55,7 @@ class Trusted:
 
     @staticmethod
     def _heat(maps: Tensor, images: Tensor) -> Tensor:
-        return enlarge(maps, tuple(images.shape[2:])).clamp(min=0)
+        return resize_maps(maps, tuple(images.shape[2:])).clamp(min=0)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 

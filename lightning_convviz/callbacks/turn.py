@@ -41,7 +41,7 @@ class Turn:
         self.loaded: tuple[int, int] | None = None
         self._begun: tuple[View, Any, float] | None = None
         self._failed: Exception | None = None
-        self._drawn: sinks.Drawing | None = None
+        self._drawn: sinks.LoggedDrawing | None = None
         self._misfit: Exception | None = None
         self._agreed = False
         self._last: tuple[int, int, dict[str, Strip]] | None = None  # the last drawing's epoch, step and strips
@@ -84,7 +84,7 @@ class Turn:
         """When a validation starts, on every rank that has batches for it."""
         if trainer.sanity_checking:
             require_loader(self.watcher, trainer)
-        if not _lightning.fitting(trainer):
+        if not _lightning.is_fit(trainer):
             self.check(module)
         self.due, self.shared, self._begun, self._failed = self._is_due(trainer), False, None, None
         self.watcher.opened()
@@ -96,7 +96,7 @@ class Turn:
         if not self.leads:
             return
         self._safely(partial(self.session.hooks.before, trainer, batch))
-        if first and self.session.ranks.sharing and _lightning.fitting(trainer):
+        if first and self.session.ranks.sharing and _lightning.is_fit(trainer):
             # Now: a callback that validates averaged weights has them in place, wherever it stands in the list.
             self._order(trainer, module, [each for each in self.session.watchers if each.shares])
 
@@ -146,13 +146,13 @@ class Turn:
     # -- how ---------------------------------------------------------------------------------------------------------
 
     def _is_active(self, trainer: Any) -> bool:
-        heard = sinks.heard(trainer.loggers) or self.watcher.save_dir is not None
+        heard = sinks.has_sink(trainer.loggers) or self.watcher.save_dir is not None
         return heard and self.session.ranks.leads and not self.failures.too_many
 
     def _is_due(self, trainer: Any) -> bool:
         if trainer.sanity_checking:
             return self._is_active(trainer) and self.watcher.initial and trainer.global_step == 0
-        if not _lightning.fitting(trainer):
+        if not _lightning.is_fit(trainer):
             return self._is_active(trainer)
         due = self.schedule.count(trainer.current_epoch, trainer.global_step)
         return due and self._is_active(trainer)
@@ -208,7 +208,7 @@ class Turn:
         self._begun = view, part, time.perf_counter() - start
         if ranks.leads and not self.shared:
             self._paint(trainer, [part])
-        if _lightning.fitting(trainer) and not initial:
+        if _lightning.is_fit(trainer) and not initial:
             session.settle()
 
     def _finish(self, trainer: Any, parts: list[Any]) -> None:
@@ -249,21 +249,21 @@ class Turn:
             return "So are the probes: look at your data."
         return "Its training has probably diverged."
 
-    def _drawing(self, trainer: Any, when: Moment, drawn: dict[str, Drawable], seconds: float) -> sinks.Drawing:
+    def _drawing(self, trainer: Any, when: Moment, drawn: dict[str, Drawable], seconds: float) -> sinks.LoggedDrawing:
         name, step = self.watcher.name, when.step
-        if _lightning.fitting(trainer):
+        if _lightning.is_fit(trainer):
             self.schedule.last_step = step
             strips = {tag: strip for tag, strip in self.watcher.strips().items() if len(strip.columns) > 1}
             self._last = (when.epoch, step, strips) if strips else None
         else:  # under tags of their own: every trainer counts its steps anew, and a tag's steps must not fall
             stage = _lightning.stage(trainer)
             name, drawn = f"{stage}/{name}", {f"{stage}/{tag}": picture for tag, picture in drawn.items()}
-            places = sinks.with_folder(sinks.places(trainer.loggers), self.watcher.save_dir)
-            step = sinks.later(places, name, step)
+            places = sinks.with_folder(sinks.destinations(trainer.loggers), self.watcher.save_dir)
+            step = sinks.next_step(places, name, step)
         own = {f"convviz/{name}/{tag}": value for tag, value in self.watcher.scalars().items()}
-        text = self.watcher.text() if _lightning.fitting(trainer) else ""
-        texts = {f"convviz/alarms/{name}": text} if text else {}
-        return sinks.Drawing(name, when.epoch, step, drawn, {f"convviz/seconds/{name}": seconds, **own}, texts)
+        text = self.watcher.text() if _lightning.is_fit(trainer) else ""
+        texts = {f"convviz/diagnostics/{name}": text} if text else {}
+        return sinks.LoggedDrawing(name, when.epoch, step, drawn, {f"convviz/seconds/{name}": seconds, **own}, texts)
 
     def conclude(self, trainer: Any) -> None:
         """At the end of a fit: the film strips of its last drawing, once more in time."""
@@ -271,7 +271,7 @@ class Turn:
             epoch, step, strips = self._last
             drawn: dict[str, Drawable] = {f"animation/{tag}": strip.animation() for tag, strip in strips.items()}
             name, self._last = f"animation/{self.watcher.name}", None
-            self.session.outbox.put(sinks.Drawing(name, epoch, step, drawn), self.watcher.save_dir)
+            self.session.outbox.put(sinks.LoggedDrawing(name, epoch, step, drawn), self.watcher.save_dir)
 
     def _safely(self, action: Callable[[], None]) -> None:
         try:

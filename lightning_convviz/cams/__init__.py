@@ -1,11 +1,11 @@
 """HOW to explain: class activation maps, one function for each paper, and `heatmaps`, which runs the model for them."""
 
 from lightning_convviz.cams.choice import Choice, choose
-from lightning_convviz.cams.extended import EXTENDED, check, finercam, scorecam, shapleycam, unit
+from lightning_convviz.cams.extended import GRAPH_METHODS, check, finercam, scorecam, shapleycam, unit_of
+from lightning_convviz.cams.forward import Explanation, ForwardResult, run_forward
 from lightning_convviz.cams.fusion import FUSIONS, Fusion
-from lightning_convviz.cams.graph import Graph, GraphCam
+from lightning_convviz.cams.graph import BackwardContext, GraphCam
 from lightning_convviz.cams.heatmap import heatmaps
-from lightning_convviz.cams.look import Explanation, Look, look
 from lightning_convviz.cams.methods import (
     METHODS,
     Cam,
@@ -19,16 +19,16 @@ from lightning_convviz.cams.methods import (
 )
 
 __all__ = [
-    "EXTENDED",
     "FUSIONS",
+    "GRAPH_METHODS",
     "METHODS",
+    "BackwardContext",
     "Cam",
     "Choice",
     "Explanation",
+    "ForwardResult",
     "Fusion",
-    "Graph",
     "GraphCam",
-    "Look",
     "check",
     "choose",
     "eigencam",
@@ -39,9 +39,9 @@ __all__ = [
     "heatmaps",
     "hirescam",
     "layercam",
-    "look",
+    "run_forward",
     "scorecam",
     "shapleycam",
-    "unit",
+    "unit_of",
     "xgradcam",
 ]

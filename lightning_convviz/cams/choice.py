@@ -14,14 +14,14 @@ from lightning_convviz import layers as layers_
 from lightning_convviz import outputs as outputs_
 from lightning_convviz.isolation import gradients
 from lightning_convviz.layers.layout import SKEW, skew
-from lightning_convviz.layers.survey import JIT
+from lightning_convviz.layers.trace import JIT
 
 # Modules, by class name, that hand on what they get: the layer before them is the one to name.
 IDLE = frozenset({"Identity", "DropPath", "StochasticDepth", "DropBlock2d", "PatchDropout", "Permute"})
 
 IMAGES = 2  # to look at: one may have a dead map
 TAIL = 24  # layers at first: of a transformer's last block all, and some of the one before
-FINER = 2  # times as many positions make a map finer
+HIGHER = 2  # times as many positions make a resolution higher
 
 Maps = Mapping[str, layers_.Layout]
 
@@ -32,16 +32,16 @@ class Choice:
 
     Attributes:
         layer: its name.
-        finer: the last, outermost layer before it with maps of a higher resolution (at least twice as many positions)
-            that lead to the score; None without one.
+        high_res_layer: the last, outermost layer before it with maps of a higher resolution (at least twice as many
+            positions) that lead to the score; None without one.
         note: why layers after it were passed over; empty where none was.
-        sure: False where no gradient told: choose again once the head has learned something.
+        is_certain: False where no gradient was found: choose again once the head has learned something.
     """
 
     layer: str
-    finer: str | None = None
+    high_res_layer: str | None = None
     note: str = ""
-    sure: bool = True
+    is_certain: bool = True
 
 
 def choose(
@@ -50,8 +50,8 @@ def choose(
     *,
     forward: Callable[..., Any] | None = None,
     output: Callable[[Any], Any] | None = None,
-    others: Mapping[str, Tensor] = MappingProxyType({}),
-    runs: Mapping[str, layers_.Run],
+    extra_inputs: Mapping[str, Tensor] = MappingProxyType({}),
+    runs: Mapping[str, layers_.LayerTrace],
 ) -> Choice:
     """Choose the layer to explain: the last with maps of over 1 x 1 whose positions have a gradient of the score.
 
@@ -62,10 +62,10 @@ def choose(
     Args:
         model: where the layers are.
         images: model input; two are enough.
-        forward: images, and others by name -> what the model returns; default the model itself.
+        forward: images, and extra inputs by name -> what the model returns; default the model itself.
         output: what the model returns -> logits, see `outputs.logits`.
-        others: further inputs, a row for each image.
-        runs: what `layers.survey` returned, for these images or for fewer.
+        extra_inputs: further inputs, a row for each image.
+        runs: what `layers.trace` returned, for these images or for fewer.
 
     Raises:
         ValueError: where no layer returned maps of over 1 x 1, or no logits can be read.
@@ -73,7 +73,7 @@ def choose(
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> images = torch.ones(1, 1, 6, 8)
-        >>> choose(net, images, runs=layers_.survey(net, lambda: net(images))).layer
+        >>> choose(net, images, runs=layers_.trace(net, lambda: net(images))).layer
         '1'
     """
     maps = _candidates(runs, tuple(images.shape))
@@ -84,8 +84,8 @@ def choose(
         )
     names = list(maps)
     for tail in [names[-TAIL:], names] if len(names) > TAIL else [names]:
-        wanted = dict.fromkeys(name for last in tail for name in [last, *_finer(last, maps)])
-        found = _gradients(model, images[:IMAGES], forward or model, output, others, {n: maps[n] for n in wanted})
+        wanted = dict.fromkeys(name for last in tail for name in [last, *_higher_resolutions(last, maps)])
+        found = _gradients(model, images[:IMAGES], forward or model, output, extra_inputs, {n: maps[n] for n in wanted})
         live = [name for name in tail if _leads(found.get(name), maps[name])]
         passed = [name for name in tail[tail.index(live[-1]) + 1 :] if name in found] if live else []
         layer = _whole(live, maps, runs, _tokens(passed, maps, found)) if live else None
@@ -93,13 +93,13 @@ def choose(
             return _choice(layer or live[-1], passed, maps, found, runs)
     note = "no gradient of the score reaches a map, as with a head of zeros: the last map was taken"
     joined = [name for name in names if found.get(name) is not None] or names  # zero, but a part of the way
-    return Choice(joined[-1], None, note, sure=False)
+    return Choice(joined[-1], None, note, is_certain=False)
 
 
-def _candidates(runs: Mapping[str, layers_.Run], image: tuple[int, ...]) -> dict[str, layers_.Layout]:
+def _candidates(runs: Mapping[str, layers_.LayerTrace], image: tuple[int, ...]) -> dict[str, layers_.Layout]:
     """The layouts of the layers that returned maps, in the order in which the layers finished."""
     rows = [run.shape[0] for run in runs.values() if run.shape]
-    image = (image[0] if rows.count(image[0]) >= rows.count(1) else 1, *image[1:])  # surveyed with one image?
+    image = (image[0] if rows.count(image[0]) >= rows.count(1) else 1, *image[1:])  # traced with one image?
     convolved = {run.shape for run in runs.values() if isinstance(run.module, nn.modules.conv._ConvNd)}
     lengths = {run.shape[1] for run in runs.values() if len(run.shape) == 3}
     found = {}
@@ -118,15 +118,15 @@ def _gradients(
     images: Tensor,
     forward: Callable[..., Any],
     read: Callable[[Any], Any] | None,
-    others: Mapping[str, Tensor],
+    extra_inputs: Mapping[str, Tensor],
     maps: Maps,
 ) -> dict[str, Tensor | None]:
     """The gradient of the highest logit at each of the layers, in their order; nothing where there is none."""
     names = list(maps)
-    others = {name: other[: len(images)] for name, other in others.items()}
-    with torch.enable_grad():  # as `look` will run it: what gets a gradient here gets one there
+    extra_inputs = {name: other[: len(images)] for name, other in extra_inputs.items()}
+    with torch.enable_grad():  # as `run_forward` will run it: what gets a gradient here gets one there
         with layers_.record(model, names, differentiable=names) as recorded:
-            logits = outputs_.logits(forward(images.clone(), **others), read, dense=True)
+            logits = outputs_.logits(forward(images.clone(), **extra_inputs), read, dense=True)
         score = logits.max(1).values.sum()
     # What has another number of rows now is nothing of the images: windows, a table of positions.
     rows = {name: recorded[name].shape[int(maps[name].order == "tokens first")] for name in names if name in recorded}
@@ -152,7 +152,7 @@ def _tokens(passed: Sequence[str], maps: Maps, found: Mapping[str, Tensor | None
 
 
 def _whole(
-    live: Sequence[str], maps: Maps, runs: Mapping[str, layers_.Run], tokens: layers_.Layout | None
+    live: Sequence[str], maps: Maps, runs: Mapping[str, layers_.LayerTrace], tokens: layers_.Layout | None
 ) -> str | None:
     """The last of the live layers that is no part of an attention or of a head; None where each is.
 
@@ -170,14 +170,14 @@ def _choice(
     passed: Sequence[str],
     maps: Maps,
     found: Mapping[str, Tensor | None],
-    runs: Mapping[str, layers_.Run],
+    runs: Mapping[str, layers_.LayerTrace],
 ) -> Choice:
-    finer = (name for name in _finer(layer, maps) if _leads(found.get(name), maps[name]))
+    high_res = (name for name in _higher_resolutions(layer, maps) if _leads(found.get(name), maps[name]))
     note = _why_passed(passed, tokens=_tokens(passed, maps, found) is not None) or _why_small(layer, runs)
-    return Choice(layer, next(finer, None), note)
+    return Choice(layer, next(high_res, None), note)
 
 
-def _finer(layer: str, maps: Maps) -> list[str]:
+def _higher_resolutions(layer: str, maps: Maps) -> list[str]:
     """For each higher resolution, from the back, its outermost layer before this one; the last of several.
 
     Once there are maps of the layer's own size, what has a side as long as those have positions is attention's.
@@ -187,7 +187,7 @@ def _finer(layer: str, maps: Maps) -> list[str]:
     inner = {own, own + maps[layer].prefix}
     for index, name in reversed(list(enumerate(names[: names.index(layer)]))):
         size = maps[name].size
-        if prod(size) >= FINER * own and (index < start or inner.isdisjoint(size)):
+        if prod(size) >= HIGHER * own and (index < start or inner.isdisjoint(size)):
             best.setdefault(size, name)
             if name.count(".") < best[size].count("."):
                 best[size] = name
@@ -202,14 +202,14 @@ def _why_passed(passed: Sequence[str], *, tokens: bool) -> str:
     return f"passed over {names}: {why}"
 
 
-def _why_small(layer: str, runs: Mapping[str, layers_.Run]) -> str:
+def _why_small(layer: str, runs: Mapping[str, layers_.LayerTrace]) -> str:
     names = list(runs)
     later = names[names.index(layer) + 1 :]
-    small = [name for name in later if _looks_around(runs[name].module) and prod(runs[name].shape[2:]) == 1]
+    small = [name for name in later if _is_spatial_conv(runs[name].module) and prod(runs[name].shape[2:]) == 1]
     return f"passed over {small[-1]!r}: its maps are 1 x 1" if small else ""
 
 
-def _looks_around(module: nn.Module) -> bool:
+def _is_spatial_conv(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.conv._ConvNd) and max(module.kernel_size) > 1
 
 

@@ -1,7 +1,7 @@
 """Methods that need more than (activations, gradients): second derivatives, more forwards, another score.
 
-And the three tables of methods as one: `resolve`, `check` and `unit` know the names of `METHODS`, `EXTENDED` and
-`FUSIONS`.
+And the three tables of methods as one: `resolve`, `check` and `unit_of` know the names of `METHODS`, `GRAPH_METHODS`
+and `FUSIONS`.
 """
 
 from difflib import get_close_matches
@@ -11,17 +11,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_convviz.cams.fusion import FUSIONS, enlarge
-from lightning_convviz.cams.graph import Graph, GraphCam, wide
+from lightning_convviz import targets as targets_
+from lightning_convviz.cams.fusion import FUSIONS, resize_maps
+from lightning_convviz.cams.graph import BackwardContext, GraphCam, at_least_float32
 from lightning_convviz.cams.methods import METHODS, Cam, gradcam
 from lightning_convviz.isolation import gradients
-from lightning_convviz.targets import finer, fixed
+from lightning_convviz.targets import freeze
 
 REPEATS = 8  # masks in one forward of Score-CAM: few, since a batch that leaves no memory comes again in smaller parts,
 IMAGES = 64  # and masked images: of large batches one repeat is enough
 
 
-def shapleycam(graph: Graph) -> Float[Tensor, "n *yx"]:
+def shapleycam(graph: BackwardContext) -> Float[Tensor, "n *yx"]:
     """Grad-CAM with curvature: what the score loses where a channel is missing, to second order (ShapleyCAM).
 
     `L[p] = Σ_c w_c A[c, p]` with `w_c = mean_p (g - H·A / 2)[c, p]`, where `A` are the activations, `g` is the gradient
@@ -41,12 +42,12 @@ def shapleycam(graph: Graph) -> Float[Tensor, "n *yx"]:
     Example:
         >>> A = torch.tensor([[[[1.0, 2.0]]]], requires_grad=True)
         >>> S = (A**3).flatten(1).sum(1, keepdim=True)  # g = 3 A², H = 6 A, so g - H·A / 2 = 0
-        >>> shapleycam(Graph(A, A, S, lambda logits: logits[:, 0], lambda maps: maps, lambda images: images))
+        >>> shapleycam(BackwardContext(A, A, S, lambda logits: logits[:, 0], lambda maps: maps, lambda images: images))
         tensor([[[0., 0.]]])
     """
     slopes = graph.gradient(create_graph=True)
     weights = slopes.detach() - _curvature(slopes, graph.output) / 2
-    return gradcam(graph.activations, wide(graph.maps(weights)))
+    return gradcam(graph.activations, at_least_float32(graph.maps(weights)))
 
 
 def _curvature(slopes: Tensor, output: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ def _curvature(slopes: Tensor, output: Tensor) -> Tensor:
     return torch.zeros_like(slopes) if found is None else found
 
 
-def scorecam(graph: Graph) -> Float[Tensor, "n *yx"]:
+def scorecam(graph: BackwardContext) -> Float[Tensor, "n *yx"]:
     """Weigh each channel by the score that the image keeps where only the channel's map shows it (Score-CAM).
 
     `L[p] = Σ_c w_c A[c, p]` with `w = softmax_c (S(X ∘ s(up(A_c))) - S(X_b))`, where `s` scales a map to [0, 1], `up`
@@ -85,24 +86,25 @@ def scorecam(graph: Graph) -> Float[Tensor, "n *yx"]:
     Example:
         >>> A = torch.tensor([[[[4.0, 0.0]], [[0.0, 2.0]]]])  # the score is what the left pixel shows
         >>> forward = lambda images: images[:, :, 0, 0]
-        >>> scorecam(Graph(torch.ones(1, 1, 1, 2), A, torch.ones(1, 1), lambda z: z[:, 0], lambda A: A, forward))
+        >>> images, logits = torch.ones(1, 1, 1, 2), torch.ones(1, 1)
+        >>> scorecam(BackwardContext(images, A, logits, lambda z: z[:, 0], lambda A: A, forward))
         tensor([[[2.9242, 0.5379]]])
     """
     activations, images = graph.activations, graph.images
-    target = fixed(graph.target, graph.logits.detach())
+    target = freeze(graph.target, graph.logits.detach())
     step = max(1, min(REPEATS, IMAGES // len(images)))
     scores: list[Tensor] = []
     for start in range(0, activations.shape[1], step):
         some = activations[:, start : start + step].unbind(1)
         logits = graph.forward(torch.cat([images * _mask(each, images) for each in some]))
         scores += [target(each) for each in logits.reshape(len(some), len(images), *logits.shape[1:])]
-    weights = wide(torch.stack(scores, dim=1)).softmax(1)
+    weights = at_least_float32(torch.stack(scores, dim=1)).softmax(1)
     return (weights.reshape(*weights.shape, *[1] * (activations.ndim - 2)) * activations).sum(1)
 
 
 def _mask(maps: Float[Tensor, "n *yx"], images: Float[Tensor, "n c *hw"]) -> Float[Tensor, "n 1 *hw"]:
     """A channel's maps, enlarged and then scaled to [0, 1]; 0 where there is nothing to scale."""
-    full = enlarge(maps, tuple(images.shape[2:]))
+    full = resize_maps(maps, tuple(images.shape[2:]))
     axes = tuple(range(1, full.ndim))
     low, high = full.amin(axes, keepdim=True), full.amax(axes, keepdim=True)
     flat = maps.amin(axes, keepdim=True) == maps.amax(axes, keepdim=True)  # enlarged, it has rounding errors
@@ -110,10 +112,10 @@ def _mask(maps: Float[Tensor, "n *yx"], images: Float[Tensor, "n c *hw"]) -> Flo
     return torch.where(flat, 0, scaled)[:, None].to(images.dtype)
 
 
-def finercam(graph: Graph) -> Float[Tensor, "n *yx"]:
+def finercam(graph: BackwardContext) -> Float[Tensor, "n *yx"]:
     """Grad-CAM of what sets the class apart from those most similar to it (Finer-CAM).
 
-    Grad-CAM with the score `S = y_c - γ mean_t y_{d_t}`, see `targets.finer`, where `c` is the class that the target
+    Grad-CAM with the score `S = y_c - γ mean_t y_{d_t}`, see `targets.finercam`, where `c` is the class that the target
     chose. Zhang et al. 2025, https://arxiv.org/abs/2501.11309
 
     Args:
@@ -128,14 +130,14 @@ def finercam(graph: Graph) -> Float[Tensor, "n *yx"]:
     Example:
         >>> A = torch.tensor([[[[4.0, 0.0]], [[0.0, 2.0]]]], requires_grad=True)
         >>> forward = lambda images: images.flatten(2).mean(2)  # two classes: 2 and 1
-        >>> finercam(Graph(A, A, forward(A), lambda z: z[:, 0], lambda A: A, forward))
+        >>> finercam(BackwardContext(A, A, forward(A), lambda z: z[:, 0], lambda A: A, forward))
         tensor([[[ 2.0000, -0.6000]]])
     """
-    slopes = graph.gradient(finer(_classes(graph)))
-    return gradcam(graph.activations, wide(graph.maps(slopes)))
+    slopes = graph.gradient(targets_.finercam(_classes(graph)))
+    return gradcam(graph.activations, at_least_float32(graph.maps(slopes)))
 
 
-def _classes(graph: Graph) -> Tensor:
+def _classes(graph: BackwardContext) -> Tensor:
     """The class that the target scores in each image, read from its own gradient: so it may be any function."""
     logits = graph.logits.detach().requires_grad_()
     with torch.enable_grad():
@@ -150,11 +152,11 @@ def _classes(graph: Graph) -> Tensor:
 
 
 # The one table of names; add a method here and a row in the tests.
-EXTENDED: dict[str, GraphCam] = {"shapleycam": shapleycam, "scorecam": scorecam, "finercam": finercam}
+GRAPH_METHODS: dict[str, GraphCam] = {"shapleycam": shapleycam, "scorecam": scorecam, "finercam": finercam}
 
 
 def resolve(method: str | Cam | GraphCam) -> Cam | GraphCam:
-    """The function behind a name in `METHODS` or `EXTENDED`; a function passes through.
+    """The function behind a name in `METHODS` or `GRAPH_METHODS`; a function passes through.
 
     Raises:
         ValueError: for an unknown name, or that of a fusion: it has no maps of its own.
@@ -165,7 +167,7 @@ def resolve(method: str | Cam | GraphCam) -> Cam | GraphCam:
         return method
     if method in FUSIONS:
         raise ValueError(f"`method` is {method!r}, which fuses maps of several layers. Name them, or choose another.")
-    return EXTENDED[method] if method in EXTENDED else METHODS[method]
+    return GRAPH_METHODS[method] if method in GRAPH_METHODS else METHODS[method]
 
 
 def is_extended(method: str | Cam | GraphCam) -> bool:
@@ -174,7 +176,9 @@ def is_extended(method: str | Cam | GraphCam) -> bool:
     >>> is_extended("scorecam"), is_extended(scorecam), is_extended("gradcam")
     (True, True, False)
     """
-    return method in EXTENDED if isinstance(method, str) else any(method is each for each in EXTENDED.values())
+    return (
+        method in GRAPH_METHODS if isinstance(method, str) else any(method is each for each in GRAPH_METHODS.values())
+    )
 
 
 def check(method: Any) -> None:
@@ -184,7 +188,7 @@ def check(method: Any) -> None:
         ValueError: for an unknown name.
         TypeError: for something that can't be called.
     """
-    names = sorted([*METHODS, *EXTENDED, *FUSIONS])
+    names = sorted([*METHODS, *GRAPH_METHODS, *FUSIONS])
     if isinstance(method, str):
         if method not in names:
             close = get_close_matches(method, names, n=1)
@@ -194,7 +198,7 @@ def check(method: Any) -> None:
         raise TypeError(f"`method` is a {type(method).__name__}. It can be {names} or a function.")
 
 
-def unit(method: str | Cam | GraphCam, uniform: bool) -> str:
+def unit_of(method: str | Cam | GraphCam, uniform: bool) -> str:
     """What a method's values are measured in.
 
     Args:
@@ -205,10 +209,10 @@ def unit(method: str | Cam | GraphCam, uniform: bool) -> str:
         "logits" for HiResCAM, whose map sums to the logit then, and for its equals where the gradient is uniform.
 
     Example:
-        >>> unit("hirescam", False), unit("gradcam", True), unit("layercam", True)
+        >>> unit_of("hirescam", False), unit_of("gradcam", True), unit_of("layercam", True)
         ('logits', 'logits', 'units of layercam')
     """
-    known = (name for name, function in [*METHODS.items(), *EXTENDED.items()] if function is method)
+    known = (name for name, function in [*METHODS.items(), *GRAPH_METHODS.items()] if function is method)
     name = method if isinstance(method, str) else next(known, getattr(method, "__name__", "the method"))
     exact = name == "hirescam" or (uniform and name in {"gradcam", "xgradcam"})
     return "logits" if exact else f"units of {name}"

@@ -16,10 +16,10 @@ Fusion = Callable[[Sequence[Float[Tensor, "n ..."]]], Float[Tensor, "n *yx"]]
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
-def enlarge(maps: Float[Tensor, "n *yx"], size: tuple[int, ...]) -> Float[Tensor, "n *hw"]:
+def resize_maps(maps: Float[Tensor, "n *yx"], size: tuple[int, ...]) -> Float[Tensor, "n *hw"]:
     """Maps at another resolution, (bi-, tri-)linear with half-pixel centers, as all CAM papers draw them.
 
-    >>> enlarge(torch.tensor([[0.0, 4.0]]), (4,))
+    >>> resize_maps(torch.tensor([[0.0, 4.0]]), (4,))
     tensor([[0., 1., 3., 4.]])
     """
     if tuple(maps.shape[1:]) == size:
@@ -81,7 +81,7 @@ def maximal(maps: Sequence[Float[Tensor, "n ..."]], *, gamma: float = 2.0) -> Fl
 def _positive(maps: Sequence[Tensor]) -> list[Tensor]:
     """The evidence for, at the finest resolution."""
     size = max((tuple(each.shape[1:]) for each in maps), key=lambda size: torch.Size(size).numel())
-    return [enlarge(each.clamp(min=0), size) for each in maps]
+    return [resize_maps(each.clamp(min=0), size) for each in maps]
 
 
 # The one table of names, each with the method whose maps are fused; add a fusion here and a row in the tests.

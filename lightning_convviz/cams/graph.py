@@ -12,7 +12,7 @@ from lightning_convviz.targets import Target
 
 
 @dataclass(frozen=True)
-class Graph:
+class BackwardContext:
     """One layer and one target of a forward whose graph is still there.
 
     Attributes:
@@ -34,7 +34,7 @@ class Graph:
     @property
     def activations(self) -> Float[Tensor, "n c *yx"]:
         """`A`, detached, at least in float32."""
-        return wide(self.maps(self.output.detach()))
+        return at_least_float32(self.maps(self.output.detach()))
 
     def gradient(self, target: Target | None = None, *, create_graph: bool = False) -> Tensor:
         """`∂S/∂A` for the explanation's target or another, in the shape of the layer's output.
@@ -53,9 +53,9 @@ class Graph:
         return found
 
 
-def wide(tensor: Tensor) -> Tensor:
+def at_least_float32(tensor: Tensor) -> Tensor:
     """At least float32: sums of half precision lose what the maps are about."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-GraphCam = Callable[[Graph], Float[Tensor, "n *yx"]]
+GraphCam = Callable[[BackwardContext], Float[Tensor, "n *yx"]]

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from lightning_convviz import layers as layers_
 from lightning_convviz.cams.choice import choose
-from lightning_convviz.cams.fusion import FUSIONS, enlarge
+from lightning_convviz.cams.forward import Explanation, Forward, Reshape, Target, run_forward
+from lightning_convviz.cams.fusion import FUSIONS, resize_maps
 from lightning_convviz.cams.graph import GraphCam
-from lightning_convviz.cams.look import Explanation, Forward, Reshape, Target, look
 from lightning_convviz.cams.methods import Cam
 from lightning_convviz.isolation import isolated
 
@@ -62,9 +62,9 @@ def heatmaps(
         layer: a layer that returns maps (n, c, y, x), channels-last maps or tokens (see `layers.layout`); `"auto"`, the
             last one whose map is larger than 1 x 1 and leads to the logits; or a list of layers, explained in one
             forward and one backward.
-        target: `"predicted"`, `"second"`, a class for all images, n classes, or a function logits (n, k) -> (n,); see
-            `targets` for segmentations, embeddings and contrasts.
-        method: a name in `cams.METHODS`, `cams.EXTENDED` or `cams.FUSIONS`, or a function
+        target: `"predicted"`, `"runner_up"`, a class for all images, n classes, or a function logits (n, k) -> (n,);
+            see `targets` for segmentations, embeddings and contrasts.
+        method: a name in `cams.METHODS`, `cams.GRAPH_METHODS` or `cams.FUSIONS`, or a function
             (activations, gradients) -> signed map. A fusion makes one map of all layers.
         signed: keep evidence against the class, as negative values; else it is clamped to 0.
         forward: images -> output of the model; default the model itself.
@@ -92,8 +92,8 @@ def heatmaps(
         names = _names(model, images, layer, forward, output, fused)
         groups: list[str | tuple[str, ...]] = [tuple(names)] if fused else list(names)
         wanted = [Explanation(group, target, method) for group in groups]
-        maps = look(model, images, forward=forward, output=output, explanations=wanted, reshape=reshape).maps
-        full = [enlarge(each, tuple(images.shape[2:])) for each in maps]
+        maps = run_forward(model, images, forward=forward, output=output, explanations=wanted, reshape=reshape).maps
+        full = [resize_maps(each, tuple(images.shape[2:])) for each in maps]
     drawn = [each if signed else each.clamp(min=0) for each in full]
     return drawn[0] if fused or isinstance(layer, str) else dict(zip(names, drawn, strict=True))
 
@@ -111,6 +111,6 @@ def _names(
     if layer != "auto":
         return [layers_.find_one(model, layer)]
     with torch.no_grad():
-        runs = layers_.survey(model, lambda: (forward or model)(images[:2].clone()))
+        runs = layers_.trace(model, lambda: (forward or model)(images[:2].clone()))
     choice = choose(model, images[:2], forward=forward, output=output, runs=runs)
-    return [choice.finer, choice.layer] if fused and choice.finer else [choice.layer]
+    return [choice.high_res_layer, choice.layer] if fused and choice.high_res_layer else [choice.layer]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_convviz.export.folders import Shot, Strip, replacing
+from lightning_convviz.export.folders import LoggedImage, TagSeries, replacing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,7 +17,7 @@ END = b"\x3b"
 PAPER = (255, 255, 255)  # around pictures that are smaller than the largest
 
 
-def animate(strip: Strip) -> Path | None:
+def animate(strip: TagSeries) -> Path | None:
     """Write `animation.gif` beside a tag's pictures; None where there is nothing to animate.
 
     That is where there is only one picture, or where they are animations themselves.
@@ -37,7 +37,7 @@ def animate(strip: Strip) -> Path | None:
     return path
 
 
-def _largest(shots: Sequence[Shot]) -> tuple[int, int] | None:
+def _largest(shots: Sequence[LoggedImage]) -> tuple[int, int] | None:
     from lightning_convviz.export.images import inspect
 
     infos = [inspect(shot.path.read_bytes()) for shot in shots]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 OWN = "convviz/"  # the first part of the tags that hold no pictures: epochs, figures, alarms
-ALARMS = "convviz/alarms"
+ALARMS = "convviz/diagnostics"
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _own(value: Any, plugin: str, step: int) -> Iterator[Entry]:
 
 def _epochs(text: str) -> Iterator[Epoch]:
     try:
-        told = json.loads(text)
-        yield Epoch(int(told["step"]), int(told["epoch"]))
+        fields = json.loads(text)
+        yield Epoch(int(fields["step"]), int(fields["epoch"]))
     except (ValueError, TypeError, KeyError):  # of another version than this
         return

@@ -14,7 +14,7 @@ from lightning_convviz.export.events import Alarm, Entry, Epoch, Figure, Legend,
 
 
 @dataclass(frozen=True)
-class Shot:
+class LoggedImage:
     """One picture on disk; equal pictures have equal digests."""
 
     step: int
@@ -23,7 +23,7 @@ class Shot:
 
 
 @dataclass
-class Strip:
+class TagSeries:
     """All pictures of a tag.
 
     Attributes:
@@ -36,15 +36,15 @@ class Strip:
     tag: str
     folder: Path
     legend: str = ""
-    shots: dict[int, Shot] = field(default_factory=dict)
+    shots: dict[int, LoggedImage] = field(default_factory=dict)
 
-    def ordered(self) -> list[Shot]:
+    def ordered(self) -> list[LoggedImage]:
         """By step."""
         return [self.shots[step] for step in sorted(self.shots)]
 
 
 @dataclass
-class Run:
+class RunLog:
     """What a run's event files hold, without the pictures themselves.
 
     Attributes:
@@ -54,18 +54,18 @@ class Run:
         epochs: by step, as far as they are known.
         alarms: in order of logging.
         figures: by tag and step.
-        again: how many pictures were replaced by a later one of the same tag and step.
-        strange: by tag: how many pictures are of no known kind.
+        replaced: how many pictures were replaced by a later one of the same tag and step.
+        unknown_format: by tag: how many pictures are of no known kind.
     """
 
     name: str
     folder: Path
-    strips: dict[str, Strip] = field(default_factory=dict)
+    strips: dict[str, TagSeries] = field(default_factory=dict)
     epochs: dict[int, int] = field(default_factory=dict)
     alarms: list[Alarm] = field(default_factory=list)
     figures: dict[str, dict[int, float]] = field(default_factory=dict)
-    again: int = 0
-    strange: dict[str, int] = field(default_factory=dict)
+    replaced: int = 0
+    unknown_format: dict[str, int] = field(default_factory=dict)
     _legends: dict[str, str] = field(default_factory=dict)
 
     def take(self, entry: Entry, wanted: Callable[[str], bool]) -> None:
@@ -85,26 +85,26 @@ class Run:
     def _write(self, logged: Logged) -> None:
         suffix = images.suffix(logged.data)
         if suffix is None:
-            self.strange[logged.tag] = self.strange.get(logged.tag, 0) + 1
+            self.unknown_format[logged.tag] = self.unknown_format.get(logged.tag, 0) + 1
             return
         strip = self._strip(logged.tag)
         path = strip.folder / f"step_{logged.step:08d}{suffix}"
         known = strip.shots.get(logged.step)
         if known is not None:
-            self.again += 1
+            self.replaced += 1
             if known.path != path:
                 known.path.unlink(missing_ok=True)
         put(path, logged.data)
-        strip.shots[logged.step] = Shot(logged.step, path, hashlib.sha256(logged.data).hexdigest())
+        strip.shots[logged.step] = LoggedImage(logged.step, path, hashlib.sha256(logged.data).hexdigest())
         epoch = images.inspect(logged.data).epoch
         if epoch is not None:
             self.epochs.setdefault(logged.step, epoch)
 
-    def _strip(self, tag: str) -> Strip:
+    def _strip(self, tag: str) -> TagSeries:
         if tag not in self.strips:
             taken = {strip.folder.as_posix() for strip in self.strips.values()}
             folder = Path(distinct((self.folder / folder_name(tag)).as_posix(), taken))
-            self.strips[tag] = Strip(tag, folder, self._legends.get(tag, ""))
+            self.strips[tag] = TagSeries(tag, folder, self._legends.get(tag, ""))
         return self.strips[tag]
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning_convviz.export import images
-from lightning_convviz.export.folders import Run, Strip, replacing
+from lightning_convviz.export.folders import RunLog, TagSeries, replacing
 from lightning_convviz.export.markdown import to_html
 
 SCRIPTS = ("log.js", "tiles.js", "figures.js", "view.js", "play.js", "large.js", "keys.js")
 POINTS = 1_000  # of a line in a chart
 
 
-def write_page(path: Path, runs: Sequence[Run]) -> None:
+def write_page(path: Path, runs: Sequence[RunLog]) -> None:
     """Write the page of some runs: it opens from disk and needs nothing else.
 
     Pictures are read one by one, and those with equal bytes are in the page once.
@@ -28,7 +28,7 @@ def write_page(path: Path, runs: Sequence[Run]) -> None:
             file.write(piece.encode())
 
 
-def _pieces(runs: Sequence[Run]) -> Iterator[str]:
+def _pieces(runs: Sequence[RunLog]) -> Iterator[str]:
     """The template, with its `<!-- name -->` filled in."""
     numbers: dict[str, int] = {}
     for place, text in enumerate(re.split(r"<!-- (\w+) -->", _part("page.html"))):
@@ -57,7 +57,7 @@ def _json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _pictures(runs: Sequence[Run], numbers: dict[str, int]) -> Iterator[str]:
+def _pictures(runs: Sequence[RunLog], numbers: dict[str, int]) -> Iterator[str]:
     """Each picture as a block of text, which the browser reads only when it is shown; numbers them by digest."""
     for run in runs:
         for strip in run.strips.values():
@@ -75,7 +75,7 @@ def _pictures(runs: Sequence[Run], numbers: dict[str, int]) -> Iterator[str]:
                 yield base64.b64encode(data).decode() + "</script>\n"
 
 
-def _run(run: Run, numbers: dict[str, int]) -> dict[str, Any]:
+def _run(run: RunLog, numbers: dict[str, int]) -> dict[str, Any]:
     steps = {step for strip in run.strips.values() for step in strip.shots}
     return {
         "name": run.name,
@@ -89,7 +89,7 @@ def _run(run: Run, numbers: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _tag(strip: Strip, numbers: dict[str, int]) -> dict[str, Any]:
+def _tag(strip: TagSeries, numbers: dict[str, int]) -> dict[str, Any]:
     return {
         "tag": strip.tag,
         "legend": to_html(strip.legend),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lightning_convviz.export.animation import animate
 from lightning_convviz.export.events import Decoder, parse
-from lightning_convviz.export.folders import Run, distinct
+from lightning_convviz.export.folders import RunLog, distinct
 from lightning_convviz.export.page import write_page
 from lightning_convviz.export.records import Warn, records
 
@@ -32,7 +32,7 @@ class Report:
         page: its file, if asked for.
     """
 
-    runs: Sequence[Run]
+    runs: Sequence[RunLog]
     animations: Sequence[Path]
     page: Path | None
 
@@ -133,9 +133,9 @@ def _check_place(place: Path) -> None:
         raise ExportError(f"`--out` is {str(place)!r}, but {str(solid)!r} is a file. Give a folder.")
 
 
-def _named(found: Iterable[Path], log: Path, place: Path) -> dict[Path, Run]:
+def _named(found: Iterable[Path], log: Path, place: Path) -> dict[Path, RunLog]:
     """A run for each folder: named by its path below the log's, or as the log's folder itself."""
-    runs: dict[Path, Run] = {}
+    runs: dict[Path, RunLog] = {}
     events = {folder.resolve() for folder in found}
     top = log.parent if log.is_file() else log
     for folder in found:
@@ -146,12 +146,12 @@ def _named(found: Iterable[Path], log: Path, place: Path) -> dict[Path, Run]:
             raise ExportError(
                 f"`--out` is {str(place)!r}, where pictures would go among event files. Give a folder beside the log."
             )
-        runs[folder] = Run(target.relative_to(place).as_posix(), target)
+        runs[folder] = RunLog(target.relative_to(place).as_posix(), target)
     return runs
 
 
 def _read(
-    run: Run, paths: Sequence[Path], wanted: Callable[[str], bool], warn: Warn, progress: Callable[[int], None]
+    run: RunLog, paths: Sequence[Path], wanted: Callable[[str], bool], warn: Warn, progress: Callable[[int], None]
 ) -> None:
     decoder = Decoder()
     for path in sorted(paths, key=_began):
@@ -162,9 +162,9 @@ def _read(
             except ValueError as error:
                 warn(f"{str(path)!r} holds {error}.")
                 break
-    if run.again:
-        warn(f"run {run.name!r}: {run.again} pictures were logged anew for their step; the later ones are kept.")
-    for tag, count in run.strange.items():
+    if run.replaced:
+        warn(f"run {run.name!r}: {run.replaced} pictures were logged anew for their step; the later ones are kept.")
+    for tag, count in run.unknown_format.items():
         warn(f"run {run.name!r}: {count} pictures of {tag!r} are no PNG, JPEG, GIF, WebP or BMP, and left out.")
 
 

@@ -20,25 +20,25 @@ PIECES = frozenset({"FSDPModule", "FullyShardedDataParallel"})
 Layers = str | type[nn.Module] | Sequence[str | type[nn.Module]]
 
 
-def clean(name: str) -> str:
+def canonical_name(name: str) -> str:
     """A module's name without the parts that `torch.compile`, FSDP and checkpointing insert.
 
-    >>> clean("backbone._orig_mod.layer1.0")
+    >>> canonical_name("backbone._orig_mod.layer1.0")
     'backbone.layer1.0'
     """
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def named(model: nn.Module) -> dict[str, nn.Module]:
+def named_layers(model: nn.Module) -> dict[str, nn.Module]:
     """All sub-modules by clean name, in the order of `named_modules()`; of a wrapper and its content, the content."""
-    return {clean(name): module for name, module in model.named_modules() if clean(name)}
+    return {canonical_name(name): module for name, module in model.named_modules() if canonical_name(name)}
 
 
-def compiled(model: nn.Module) -> list[str]:
+def compiled_regions(model: nn.Module) -> list[str]:
     """Names of the sub-modules that `torch.compile` or `compile()` made the outside of a compiled region."""
     optimized = torch._dynamo.OptimizedModule
     return [
-        clean(name)
+        canonical_name(name)
         for name, module in model.named_modules()
         if isinstance(module, optimized) or getattr(module, "_compiled_call_impl", None) is not None
     ]
@@ -51,9 +51,9 @@ def wrappers(model: nn.Module) -> dict[str, nn.Module]:
     """
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        inside = any(f"{clean(name)}.".startswith(f"{outer}.") for outer in found)
+        inside = any(f"{canonical_name(name)}.".startswith(f"{outer}.") for outer in found)
         if name and isinstance(module, torch._dynamo.OptimizedModule) and not inside:
-            found[clean(name)] = module
+            found[canonical_name(name)] = module
     return found
 
 
@@ -73,7 +73,7 @@ def find(model: nn.Module, layers: Layers, *, argument: str = "layers") -> list[
         >>> find(net, nn.Conv2d), find(net, ["2", "1"]), find(net, "*")
         (['0', '2'], ['2', '1'], ['0', '1', '2'])
     """
-    modules = named(model)
+    modules = named_layers(model)
     wanted = [layers] if isinstance(layers, str | type) else list(layers)
     found: dict[str, None] = {}
     for item in wanted:
@@ -99,8 +99,8 @@ def find_one(model: nn.Module, layer: str, *, argument: str = "layer") -> str:
 def _matches(modules: Mapping[str, nn.Module], item: str | type[nn.Module]) -> list[str]:
     if isinstance(item, type):
         return [name for name, module in modules.items() if isinstance(module, item)]
-    if clean(item) in modules:
-        return [clean(item)]
+    if canonical_name(item) in modules:
+        return [canonical_name(item)]
     return fnmatch.filter(modules, item) if any(letter in item for letter in "*?[") else []
 
 
@@ -154,7 +154,7 @@ def record(
         >>> outputs
         {'0': tensor([-1.,  2.])}
     """
-    modules = named(model)
+    modules = named_layers(model)
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str, output: Any) -> Tensor:
@@ -174,7 +174,7 @@ def record(
 
     names = find(model, list(names)) if names else []
     _require_python(modules, names)
-    first, stop = first or stop, stop and not in_pieces(model)
+    first, stop = first or stop, stop and not is_fsdp(model)
     handles = [hooked(name) for name in names]
     try:
         with torch.set_grad_enabled(torch.is_grad_enabled()):  # puts back what `_tracked` sets
@@ -194,7 +194,7 @@ def _entered(keep: Callable[[Any], Tensor], module: nn.Module, args: Any, kwargs
     return args, {**kwargs, first: keep(kwargs[first])}
 
 
-def in_pieces(model: nn.Module) -> bool:
+def is_fsdp(model: nn.Module) -> bool:
     """Whether parts of the model gather their parameters in front of their forward, and let them go after it (FSDP)."""
     kinds = {base.__name__ for module in model.modules() for base in type(module).__mro__}
     return bool(kinds & PIECES)

@@ -11,9 +11,9 @@ from lightning_convviz.render.animation import Animation, animate, encode_animat
 from lightning_convviz.render.chart import Chart, Panel
 from lightning_convviz.render.color import colormap, encode_values, overlay, rgb
 from lightning_convviz.render.filters import grid
+from lightning_convviz.render.layout import PageLayout, Picture
 from lightning_convviz.render.paint import Encoded, encode_picture, paint
 from lightning_convviz.render.plot import encode_chart
-from lightning_convviz.render.sheet import Picture, Sheet
 
 # Whatever becomes an image file; each has `cpu()`, `json()`, a `legend` and a `budget`.
 Drawable: TypeAlias = Picture | Chart | Animation
@@ -38,9 +38,9 @@ __all__ = [
     "Chart",
     "Drawable",
     "Encoded",
+    "PageLayout",
     "Panel",
     "Picture",
-    "Sheet",
     "animate",
     "colormap",
     "encode",

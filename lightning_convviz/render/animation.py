@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lightning_convviz.render.layout import Picture
 from lightning_convviz.render.paint import WHITE, Array, Encoded, paint
-from lightning_convviz.render.sheet import Picture
 
 BUDGET = 400_000  # bytes of a file: there is one for each tag, at the end of a run
 SECONDS = 0.8
@@ -84,7 +84,7 @@ def animate(
     """
     width, height = max(frame.width for frame in frames), max(frame.height for frame in frames)
     even = [_padded(frame, (width, height)) for frame in frames]
-    for count, colors in _economies(len(even)):
+    for count, colors in _smaller_settings(len(even)):
         kept = [even[round(index)] for index in np.linspace(0, len(even) - 1, count)]
         data = _gif(_with_palettes(kept, colors), seconds, comment)
         if budget is None or len(data) <= budget:
@@ -92,10 +92,10 @@ def animate(
     return data
 
 
-def _economies(count: int) -> Iterator[tuple[int, int]]:
+def _smaller_settings(count: int) -> Iterator[tuple[int, int]]:
     """Numbers of frames and of colors, ever fewer.
 
-    >>> list(_economies(9))
+    >>> list(_smaller_settings(9))
     [(9, 256), (6, 256), (4, 256), (4, 64), (4, 16)]
     """
     yield count, PALETTE

@@ -11,8 +11,19 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_convviz.render.color import rgb
+from lightning_convviz.render.layout import (
+    CARD,
+    GAP,
+    INK,
+    MARGIN,
+    UNKNOWN,
+    PageLayout,
+    Picture,
+    TileGrid,
+    near_square,
+    zoom_for,
+)
 from lightning_convviz.render.paint import paint
-from lightning_convviz.render.sheet import CARD, GAP, INK, MARGIN, UNKNOWN, Block, Picture, Sheet, near_square, zoom_for
 
 BETWEEN = 8  # pixels between a pair of tiles and the next
 BUDGET = 60_000  # bytes of a file: there is one for each layer
@@ -80,7 +91,7 @@ def filters(
     columns = near_square(n) if real is None else pairs_across(n)
     zoom = zoom_for(max(h, w), pair * columns)
     step = pair * (w * zoom + GAP) + (BETWEEN if pair > 1 else 0)
-    sheet = Sheet(2 * MARGIN + columns * step)
+    sheet = PageLayout(2 * MARGIN + columns * step)
     sheet.write(title, bold=True)
     for line in lines:
         sheet.write(line)
@@ -105,7 +116,7 @@ def grid(images: Float[Tensor, "n 3 h w"], names: Sequence[object], *, title: st
     """Images with a word under each, for a notebook, which shows it.
 
     Args:
-        images: in [0, 1]; `pixels.estimated(examples).display(...)` makes such of model inputs.
+        images: in [0, 1]; `pixels.estimate(examples).display(...)` makes such of model inputs.
         names: what stands below, one for each.
         title: of the page.
 
@@ -122,7 +133,7 @@ def grid(images: Float[Tensor, "n 3 h w"], names: Sequence[object], *, title: st
     return paint(filters(images, tiles, title=title, about={}))
 
 
-def _caption(sheet: Sheet, grid: Block, index: int, tile: Tile, width: int) -> None:
+def _caption(sheet: PageLayout, grid: TileGrid, index: int, tile: Tile, width: int) -> None:
     x, y = grid.corner(index)
     y += grid.size[1]
     if tile.dead:
@@ -177,7 +188,7 @@ def kernels(
     """
     columns = near_square(len(weights))
     zoom = zoom_for(max(weights.shape[2:]), columns)
-    sheet = Sheet(2 * MARGIN + columns * (weights.shape[3] * zoom + GAP))
+    sheet = PageLayout(2 * MARGIN + columns * (weights.shape[3] * zoom + GAP))
     sheet.write(title, bold=True)
     for line in lines:
         sheet.write(line)

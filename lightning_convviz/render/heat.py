@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_convviz.render.color import LEVELS, overlay, rgb
-from lightning_convviz.render.sheet import MARGIN, RIGHT, UNKNOWN, WRONG, Block, Picture, Sheet, numbers
+from lightning_convviz.render.layout import MARGIN, RIGHT, UNKNOWN, WRONG, PageLayout, Picture, TileGrid, numbers
 
 BUDGET = 90_000  # bytes of a file: there are several such pages in a drawing
 SIDE = 108  # about how large a tile is drawn, in pixels
@@ -73,7 +73,7 @@ class Row:
     facts: Mapping[str, Any]
 
 
-def fitted(photos: Float[Tensor, "n 3 h w"], side: int = SIDE) -> Float[Tensor, "n 3 v u"]:
+def resize_photos(photos: Float[Tensor, "n 3 h w"], side: int = SIDE) -> Float[Tensor, "n 3 v u"]:
     """Photographs about `side` pixels wide: small ones enlarged a whole number of times, pixels left to be seen."""
     h, w = photos.shape[2:]
     if max(h, w) <= side // 2:
@@ -86,7 +86,9 @@ def fitted(photos: Float[Tensor, "n 3 h w"], side: int = SIDE) -> Float[Tensor, 
     return photos if scale == 1 else F.interpolate(photos, size=size, mode="bilinear", align_corners=False)
 
 
-def covered(photos: Float[Tensor, "n 3 h w"], maps: Float[Tensor, "n y x"], scale: Scale) -> UInt8[Tensor, "n h w 3"]:
+def overlay_maps(
+    photos: Float[Tensor, "n 3 h w"], maps: Float[Tensor, "n y x"], scale: Scale
+) -> UInt8[Tensor, "n h w 3"]:
     """Maps over photographs, bilinear with half-pixel centers, as all CAM papers draw them."""
     full = F.interpolate(maps.float()[:, None], size=photos.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     return overlay(photos, scale.heat(full), scale.colormap, diverging=scale.diverging)
@@ -113,9 +115,9 @@ def heat_rows(
         legend: how to read pictures of this tag, in Markdown.
         about: facts that travel with the file.
     """
-    large = fitted(photos)
+    large = resize_photos(photos)
     w = large.shape[3]
-    tiles = [rgb(large), *(covered(large, column.maps, column.scale) for column in columns)]
+    tiles = [rgb(large), *(overlay_maps(large, column.maps, column.scale) for column in columns)]
     scales = {column.scale.title: column.scale for column in columns}
     sheet = _headed(2 * MARGIN + len(tiles) * (w + MARGIN), title, captions, scales.values())
     titles = ["input", *(column.title for column in columns)]
@@ -126,24 +128,24 @@ def heat_rows(
         torch.stack(tiles, dim=1).flatten(0, 1), columns=len(tiles), x=MARGIN + 2, gap=MARGIN, above=sheet.line + 2
     )
     for index, row in enumerate(rows):
-        _said(sheet, grid, index, row, columns)
+        _annotate(sheet, grid, index, row, columns)
     ends = {name: [-scale.high if scale.diverging else 0.0, scale.high, scale.unit] for name, scale in scales.items()}
     facts = {**about, "columns": titles, "items": [row.facts for row in rows], "scale": ends}
     return sheet.picture(main=grid, colormap=None, legend=legend, about=facts, budget=BUDGET)
 
 
-def _headed(width: int, title: str, captions: Iterable[str], scales: Iterable[Scale]) -> Sheet:
+def _headed(width: int, title: str, captions: Iterable[str], scales: Iterable[Scale]) -> PageLayout:
     """A page with its title, captions and scales."""
-    sheet = Sheet(width)
+    sheet = PageLayout(width)
     sheet.write(title, bold=True)
     for caption in captions:
         sheet.write(caption)
     for scale in scales:
-        bar(sheet, scale)
+        colorbar(sheet, scale)
     return sheet
 
 
-def _said(sheet: Sheet, grid: Block, index: int, row: Row, columns: Sequence[Column]) -> None:
+def _annotate(sheet: PageLayout, grid: TileGrid, index: int, row: Row, columns: Sequence[Column]) -> None:
     """The line above a row, the frame around it, and words on maps that show nothing."""
     mark, color = MARKS[row.right]
     x, y = grid.corner(index * grid.columns)
@@ -151,11 +153,11 @@ def _said(sheet: Sheet, grid: Block, index: int, row: Row, columns: Sequence[Col
     sheet.frame(grid, index * grid.columns, (index + 1) * grid.columns - 1, color)
     for place, column in enumerate(columns, start=1):
         left, top = grid.corner(index * grid.columns + place)
-        for line, word in enumerate(verdict(column.maps[index], column.scale)):
+        for line, word in enumerate(empty_note(column.maps[index], column.scale)):
             sheet.label(word, left + 4, top + 4 + line * sheet.line, boxed=True, width=grid.size[0] - 8)
 
 
-def words(title: str, captions: Iterable[str], *, legend: str, about: Mapping[str, Any]) -> Picture:
+def message_page(title: str, captions: Iterable[str], *, legend: str, about: Mapping[str, Any]) -> Picture:
     """A page that says that there is nothing to show."""
     sheet = _headed(0, title, captions, ())
     grid = sheet.tiles(torch.full((1, 1, 1, 3), 255, dtype=torch.uint8), columns=1)
@@ -163,14 +165,14 @@ def words(title: str, captions: Iterable[str], *, legend: str, about: Mapping[st
     return sheet.picture(main=grid, colormap=None, legend=legend, about=facts)
 
 
-def bar(sheet: Sheet, scale: Scale) -> None:
+def colorbar(sheet: PageLayout, scale: Scale) -> None:
     """A line of the page with a scale's colors between the values at their ends."""
     (high,) = numbers([scale.high])
     low = f"-{high}" if scale.diverging else "0"
     sheet.scale_bar(f"{scale.title} {low}", f"≥ {high} {scale.upper}".rstrip(), ramp=scale.ramp())
 
 
-def verdict(maps: Float[Tensor, "y x"], scale: Scale) -> tuple[str, ...]:
+def empty_note(maps: Float[Tensor, "y x"], scale: Scale) -> tuple[str, ...]:
     """What to write on a map that shows nothing."""
     peak = float(maps.abs().max() if scale.diverging else maps.max())
     if not math.isfinite(peak):

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lightning_convviz.render.layout import CARD, INK, font
 from lightning_convviz.render.paint import Array
-from lightning_convviz.render.sheet import CARD, INK, font
 
 Color = tuple[int, int, int]
 

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from lightning_convviz.render.color import LEVELS, NOT_A_NUMBER, PAGE, PHOTO_COLORS, TONES, colormap
-from lightning_convviz.render.sheet import INK, Block, Picture, font
+from lightning_convviz.render.layout import INK, Picture, TileGrid, font
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
@@ -109,7 +109,7 @@ def _painted_rgb(picture: Picture) -> Image.Image:
     return image
 
 
-def _place(canvas: Array, block: Block, tiles: Array) -> None:
+def _place(canvas: Array, block: TileGrid, tiles: Array) -> None:
     w, h = block.size
     for index, tile in enumerate(tiles):
         x, y = block.corner(index)
@@ -126,7 +126,7 @@ def _text_mask(picture: Picture, color: tuple[int, int, int] | None = None) -> I
     return mask
 
 
-def _photo_palette(blocks: list[Block]) -> tuple[UInt8[Tensor, "colors 3"], list[Array]]:
+def _photo_palette(blocks: list[TileGrid]) -> tuple[UInt8[Tensor, "colors 3"], list[Array]]:
     """The colors that stand for the photographs' own, and the photographs in codes of these."""
     if not blocks:
         return torch.zeros(0, 3, dtype=torch.uint8), []

@@ -10,9 +10,9 @@ import numpy as np
 
 from lightning_convviz.render.axes import Axis, linear, logarithmic
 from lightning_convviz.render.chart import Chart, Panel
+from lightning_convviz.render.layout import INK, UNKNOWN, font, shorten, wrapped
 from lightning_convviz.render.page import EDGE, SMALL, TEXT, TITLE, WIDTH, Color, Page
 from lightning_convviz.render.paint import Encoded, png_options
-from lightning_convviz.render.sheet import INK, UNKNOWN, font, shorten, wrapped
 
 TONES = (6, 3, 1)  # from white to each color: the fewer, the smaller the file
 
@@ -124,7 +124,7 @@ def _key(page: Page, chart: Chart, strokes: Sequence[Stroke]) -> None:
         if name.startswith("epoch ") and not any(word == EPOCH for _, word in entries):
             entries.append((None, EPOCH))
         entries.append((stroke, name.removeprefix("epoch ")))
-    if any(_wild(value) for panel in chart.panels for line in panel.lines for value in line):
+    if any(_is_non_finite(value) for panel in chart.panels for line in panel.lines for value in line):
         entries.append((None, "▲ not finite"))
     x, y = float(EDGE), page.y + TEXT
     for mark, text in entries:
@@ -173,7 +173,7 @@ def _lines(page: Page, panel: Panel, axis: Axis, box: Box, strokes: Sequence[Str
         size = 13 if stroke.current else 10
         marks: dict[str, Any] = {"color": stroke.color, "width": 0, "marker": "o", "markersize": size}
         page.line([xs[index] for index in alone], [heights[index] for index in alone], **marks)
-        wild = [x for x, value in zip(xs, line, strict=True) if _wild(value)]
+        wild = [x for x, value in zip(xs, line, strict=True) if _is_non_finite(value)]
         page.line(wild, [box.y] * len(wild), **(marks | {"marker": "^", "markersize": 12}))
 
 
@@ -210,7 +210,7 @@ def _axis(panel: Panel) -> Axis:
     return linear(values, panel.low, panel.high, percent=panel.unit == "%")
 
 
-def _wild(value: float | None) -> bool:
+def _is_non_finite(value: float | None) -> bool:
     return value is not None and not math.isfinite(value)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from lightning_convviz.render.animation import Animation
-from lightning_convviz.render.sheet import CARD, GAP, INK, MARGIN, Block, Picture, Sheet, near_square, zoom_for
+from lightning_convviz.render.layout import CARD, GAP, INK, MARGIN, PageLayout, Picture, TileGrid, near_square, zoom_for
 
 WORD = "✓100"  # what has to fit below a tile
 
@@ -42,7 +42,7 @@ class Strip:
     rows: Sequence[str]
     columns: Sequence[str]
     tiles: UInt8[Tensor, "rows columns h w *rgb"]
-    scale: Callable[[Sheet], None] | None
+    scale: Callable[[PageLayout], None] | None
     colormap: str | None
     legend: str
     about: Mapping[str, Any]
@@ -65,7 +65,7 @@ class Strip:
         w = self.tiles.shape[3] * self._zoom
         columns = self.places + beside
         step = max(w + GAP, (CARD - 2 * MARGIN) // columns)
-        while self.below and step < Sheet(2 * MARGIN + columns * step).width_of(WORD) + 3 * GAP:
+        while self.below and step < PageLayout(2 * MARGIN + columns * step).width_of(WORD) + 3 * GAP:
             step += 1  # captions below tiles grow with the page
         sheet = self._headed(2 * MARGIN + columns * step)
         unit = "steps" if self.columns[-1].startswith("s. ") else "epochs"
@@ -115,8 +115,8 @@ class Strip:
             self._caption(sheet, grid, row, self.below[row][place] if self.below else None)
         return self._finished(sheet, grid, [self.columns[place]])
 
-    def _headed(self, width: int) -> Sheet:
-        sheet = Sheet(width)
+    def _headed(self, width: int) -> PageLayout:
+        sheet = PageLayout(width)
         sheet.write(self.title, bold=True)
         for line in self.lines:
             sheet.write(line)
@@ -125,13 +125,13 @@ class Strip:
         return sheet
 
     @staticmethod
-    def _caption(sheet: Sheet, grid: Block, index: int, words: Words | None) -> None:
+    def _caption(sheet: PageLayout, grid: TileGrid, index: int, words: Words | None) -> None:
         text, color = words or ("", INK)
         if text:
             x, y = grid.corner(index)
             sheet.label(text, x, y + grid.size[1] + 1, color=color, width=grid.dx - GAP)
 
-    def _finished(self, sheet: Sheet, grid: Block, columns: Sequence[str]) -> Picture:
+    def _finished(self, sheet: PageLayout, grid: TileGrid, columns: Sequence[str]) -> Picture:
         facts = {**self.about, "rows": list(self.ids or self.rows), "columns": list(columns)}
         return sheet.picture(main=grid, colormap=self.colormap, legend=self.legend, about=facts, budget=self.budget)
 

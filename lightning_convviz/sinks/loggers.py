@@ -9,14 +9,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from lightning_convviz.render import Encoded
-from lightning_convviz.sinks.table import Files, Folder, file_name, register, require_room
+from lightning_convviz.sinks.table import EncodedDrawing, Folder, file_name, register, require_room
 
 # The tags that each writer has described: only a tag's first event carries metadata.
 _described: "WeakKeyDictionary[Any, set[str]]" = WeakKeyDictionary()
 
 
 @register("TensorBoardLogger")
-def tensorboard(logger: Any, files: Files) -> None:
+def tensorboard(logger: Any, files: EncodedDrawing) -> None:
     """Write through the logger's own writer: a second event file in its folder would hide the first."""
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.util.tensor_util import make_tensor_proto
@@ -73,7 +73,7 @@ def _metadata(plugin: str, data_class: str, description: str) -> Any:
 
 
 @register("WandbLogger")
-def wandb(logger: Any, files: Files) -> None:
+def wandb(logger: Any, files: EncodedDrawing) -> None:
     """Give W&B the files as they are, with the epoch as caption; a GIF is a video to it, a text a table of one row."""
     drawing, caption = files.drawing, [_moment(files)]
     with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +88,7 @@ def wandb(logger: Any, files: Files) -> None:
 
 
 @register("MLFlowLogger")
-def mlflow(logger: Any, files: Files) -> None:
+def mlflow(logger: Any, files: EncodedDrawing) -> None:
     """Log time-stepped images, which MLflow shows with a slider; a GIF and a text are files among the artifacts."""
     from PIL import Image
 
@@ -107,7 +107,7 @@ def mlflow(logger: Any, files: Files) -> None:
 
 
 @register("CometLogger")
-def comet(logger: Any, files: Files) -> None:
+def comet(logger: Any, files: EncodedDrawing) -> None:
     """Log the files as Comet's images, by name and step, and texts with their tag."""
     experiment, step = logger.experiment, files.drawing.step
     for tag, image in files.images.items():
@@ -118,7 +118,7 @@ def comet(logger: Any, files: Files) -> None:
 
 
 @register("Folder")
-def folder(place: Folder, files: Files) -> None:
+def folder(place: Folder, files: EncodedDrawing) -> None:
     """Write `<tag>/step_<step>.png` (`.jpg`, `.gif`, texts `.md`); a reader never meets half a file."""
     contents = [(tag, image.suffix, image.data) for tag, image in files.images.items()]
     contents += [(tag, ".md", text.encode()) for tag, text in files.drawing.texts.items()]
@@ -131,9 +131,9 @@ def folder(place: Folder, files: Files) -> None:
         unfinished.replace(path)
 
 
-def _name(files: Files, suffix: str) -> str:
+def _name(files: EncodedDrawing, suffix: str) -> str:
     return f"step_{files.drawing.step:08d}{suffix}"
 
 
-def _moment(files: Files) -> str:
+def _moment(files: EncodedDrawing) -> str:
     return f"epoch {files.drawing.epoch} · step {files.drawing.step}"

@@ -16,7 +16,7 @@ RESERVE = 50_000_000
 
 
 @dataclass(frozen=True)
-class Drawing:
+class LoggedDrawing:
     """What one callback has to show at one moment of the run.
 
     Attributes:
@@ -41,7 +41,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Files:
+class EncodedDrawing:
     """A drawing as files: what a sink writes.
 
     Attributes:
@@ -49,7 +49,7 @@ class Files:
         images: PNG, JPEG or GIF, by tag.
     """
 
-    drawing: Drawing
+    drawing: LoggedDrawing
     images: Mapping[str, Encoded]
 
     def size(self) -> int:
@@ -65,7 +65,7 @@ class Folder:
     path: Path
 
 
-Sink = Callable[[Any, Files], None]
+Sink = Callable[[Any, EncodedDrawing], None]
 SINKS: dict[str, Sink] = {}
 
 
@@ -87,14 +87,14 @@ def find(logger: Any) -> Sink | None:
     return next((SINKS[base.__name__] for base in type(logger).__mro__ if base.__name__ in SINKS), None)
 
 
-def write(logger: Any, files: Files) -> None:
+def write(logger: Any, files: EncodedDrawing) -> None:
     """Write for a logger, if there is a way."""
     sink = find(logger)
     if sink is not None:
         sink(logger, files)
 
 
-def places(loggers: Sequence[Any]) -> list[Any]:
+def destinations(loggers: Sequence[Any]) -> list[Any]:
     """Where a run's pictures go: to every logger that takes them; if none does, into the folder of one that has one."""
     known = [logger for logger in loggers if find(logger)]
     if known:
@@ -110,17 +110,17 @@ def places(loggers: Sequence[Any]) -> list[Any]:
     return []
 
 
-def heard(loggers: Sequence[Any]) -> bool:
+def has_sink(loggers: Sequence[Any]) -> bool:
     """Whether any logger takes pictures; `fast_dev_run`'s does, and swallows them."""
-    return bool(places(loggers)) or any(map(_lightning.is_dummy, loggers))
+    return bool(destinations(loggers)) or any(map(_lightning.is_dummy, loggers))
 
 
-def tell(loggers: Sequence[Any], own: Path | None) -> None:
+def announce(loggers: Sequence[Any], own: Path | None) -> None:
     """Say where pictures go, if there is no logger for them and no folder of the callback's own."""
-    found = places(loggers)
+    found = destinations(loggers)
     if found and isinstance(found[0], Folder):
         _lightning.rank_zero_info(f"lightning_convviz writes its pictures as files into {str(found[0].path)!r}.")
-    elif own is None and not heard(loggers):
+    elif own is None and not has_sink(loggers):
         _lightning.rank_zero_warn(
             "lightning_convviz found no logger that takes pictures. Give the Trainer a TensorBoardLogger, register a "
             "function for yours with `lightning_convviz.sinks.register`, or give the callbacks a folder, `save_dir=`."
@@ -139,7 +139,7 @@ _latest: "WeakKeyDictionary[Any, dict[str, int]]" = WeakKeyDictionary()
 _latest_in: dict[str, dict[str, int]] = {}  # likewise, by the path of a folder
 
 
-def later(found: Sequence[Any], name: str, step: int) -> int:
+def next_step(found: Sequence[Any], name: str, step: int) -> int:
     """A step for the next drawing of a callback: `step`, or the first after all that these places have been given."""
     taken = []
     for place in found:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from lightning_convviz.render import encode
-from lightning_convviz.sinks.table import Drawing, Files, write
+from lightning_convviz.sinks.table import EncodedDrawing, LoggedDrawing, write
 
 # Two drawings wait at most: on a disk slower than the run, the oldest is dropped and counted.
 WAITING = 2
@@ -15,16 +15,16 @@ PATIENCE = 60.0  # seconds that the end of a run waits for the writer
 
 SLOW = "drawings were dropped because writing was slower than drawing"
 
-Handed = Sequence[tuple[Drawing, Sequence[Any]]]
+Handed = Sequence[tuple[LoggedDrawing, Sequence[Any]]]
 
 
 class Writer:
     """Encodes and writes drawings in the order they come, in one thread, which ends when nothing waits any more."""
 
     def __init__(self) -> None:
-        self._lost: Counter[str] = Counter()  # by kind of error: how many drawings nobody has been told of
+        self._lost: Counter[str] = Counter()  # by kind of error: how many drawings are not reported yet
         self._reasons: dict[str, str] = {}  # by kind: the first
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._waiting: deque[Handed] = deque()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -56,16 +56,16 @@ class Writer:
             return not thread.is_alive()
         return True
 
-    def complaints(self) -> list[str]:
-        """Why drawings were lost since the last call; what goes wrong again and again is told once."""
+    def new_errors(self) -> list[str]:
+        """Why drawings were lost since the last call; what goes wrong again and again is named once."""
         with self._lock:
-            new = [kind for kind in self._lost if kind not in self._told]
-            self._told.update(new)
+            new = [kind for kind in self._lost if kind not in self._reported]
+            self._reported.update(new)
             self._lost -= Counter(new)
             return [self._reasons.get(kind, kind) for kind in new]
 
-    def untold(self) -> list[tuple[int, str]]:
-        """How many drawings were lost beside those that complaints told of, by kind of error."""
+    def remaining_errors(self) -> list[tuple[int, str]]:
+        """How many drawings were lost beside those that `new_errors` returned, by kind of error."""
         with self._lock:
             lost, self._lost = self._lost, Counter()
         return [(count, kind) for kind, count in lost.items()]
@@ -79,16 +79,16 @@ class Writer:
                 handed = self._waiting.popleft()
             for drawing, places in handed:
                 with self._excused():
-                    files = Files(drawing, {tag: encode(picture) for tag, picture in drawing.pictures.items()})
+                    files = EncodedDrawing(drawing, {tag: encode(picture) for tag, picture in drawing.pictures.items()})
                     for place in places:
                         with self._excused():
                             write(place, files)
 
     @contextmanager
     def _excused(self) -> Iterator[None]:
-        """What goes wrong is told by the training thread; nothing may end this one, nor keep another logger waiting.
+        """What goes wrong is reported by the training thread; nothing may end this one or keep another logger waiting.
 
-        Not even `SystemExit`, which a logger's client may raise: in a thread nobody would ever hear of it.
+        Not even `SystemExit`, which a logger's client may raise: in a thread it would never be reported.
         """
         try:
             yield

@@ -13,16 +13,37 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lightning_convviz.targets.base import Target, check_classes, of_rows
-from lightning_convviz.targets.classes import contrast, each, finer, fixed, label, other, predicted, second
+from lightning_convviz.targets.classes import (
+    contrast,
+    finercam,
+    freeze,
+    of_class,
+    per_image,
+    predicted,
+    runner_up,
+    true_or_runner_up,
+)
 from lightning_convviz.targets.dense import region, similarity
 
 __all__ = [
-    "TARGETS", "Target", "check_classes", "contrast", "each", "finer", "fixed", "label", "other", "predicted", "region",
-    "resolve", "second", "similarity",
+    "TARGETS",
+    "Target",
+    "check_classes",
+    "contrast",
+    "finercam",
+    "freeze",
+    "of_class",
+    "per_image",
+    "predicted",
+    "region",
+    "resolve",
+    "runner_up",
+    "similarity",
+    "true_or_runner_up",
 ]  # fmt: skip
 
 # The one table of names; add a target here and a row in the tests.
-TARGETS: dict[str, Target] = {"predicted": predicted, "second": second, "finer": finer()}
+TARGETS: dict[str, Target] = {"predicted": predicted, "runner_up": runner_up, "finercam": finercam()}
 
 
 def resolve(target: str | int | Int[Tensor, "..."] | Target | Sequence[Any], count: int) -> Callable[[slice], Target]:
@@ -38,7 +59,7 @@ def resolve(target: str | int | Int[Tensor, "..."] | Target | Sequence[Any], cou
         TypeError: for anything else.
 
     Example:
-        >>> score = resolve(["second", 0], 2)(slice(0, 2))
+        >>> score = resolve(["runner_up", 0], 2)(slice(0, 2))
         >>> score(torch.tensor([[1.0, 3.0, 2.5], [0.5, -2.0, -1.0]]))
         tensor([2.5000, 0.5000])
     """
@@ -49,7 +70,7 @@ def resolve(target: str | int | Int[Tensor, "..."] | Target | Sequence[Any], cou
     if isinstance(target, Tensor):
         target = _classes(target, count)
     elif isinstance(target, Integral) and not isinstance(target, bool):
-        target = label(int(target))
+        target = of_class(int(target))
     if not callable(target):
         raise TypeError(f"`target` is a {type(target).__name__}. {_CHOICES}.")
     of_rows(target, slice(0, count), count)  # what does not fit is known now and not in a later part of the batch
@@ -71,12 +92,12 @@ def _classes(classes: Tensor, count: int) -> Target:
         raise TypeError(f"`target` holds {classes.dtype}. Classes are whole numbers.")
     if classes.ndim > 0 and classes.shape != (count,):
         raise ValueError(f"`target` has shape {tuple(classes.shape)} for {count} images. Give each image its class.")
-    return label(classes if classes.ndim > 0 else int(classes))
+    return of_class(classes if classes.ndim > 0 else int(classes))
 
 
 def _listed(wanted: Sequence[Any], count: int) -> Target:
     if len(wanted) != count:
         raise ValueError(f"`target` lists {len(wanted)} for {count} images. Give each image its own.")
     if all(isinstance(one, Integral) and not isinstance(one, bool) for one in wanted):
-        return label(torch.tensor([int(one) for one in wanted]))
-    return each([resolve(one, 1)(slice(0, 1)) for one in wanted])
+        return of_class(torch.tensor([int(one) for one in wanted]))
+    return per_image([resolve(one, 1)(slice(0, 1)) for one in wanted])

@@ -22,7 +22,7 @@ class Rowwise(Protocol):
 class Choosing(Protocol):
     """A target whose classes or places depend on the logits."""
 
-    def fixed(self, logits: Float[Tensor, "n ..."]) -> Target:
+    def freeze(self, logits: Float[Tensor, "n ..."]) -> Target:
         """The same target with the choice that these logits lead to, for other logits of the same images."""
 
 

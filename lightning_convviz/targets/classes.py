@@ -22,10 +22,10 @@ def predicted(logits: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
     return pick(logits, _best(logits, 1)[:, 0])
 
 
-def second(logits: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+def runner_up(logits: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
     """The logit of the second-best class: what else the model considered.
 
-    >>> second(torch.tensor([[1.0, 3.0, 2.5], [0.5, -2.0, -1.0]]))
+    >>> runner_up(torch.tensor([[1.0, 3.0, 2.5], [0.5, -2.0, -1.0]]))
     tensor([ 2.5000, -1.0000])
     """
     return pick(logits, _best(logits, 2)[:, 1])
@@ -37,22 +37,22 @@ def _best(logits: Tensor, count: int) -> Int[Tensor, "n t"]:
     return falling.indices[:, :count]
 
 
-def fixed(target: Target, logits: Float[Tensor, "n ..."]) -> Target:
+def freeze(target: Target, logits: Float[Tensor, "n ..."]) -> Target:
     """`target` with the choice of classes that these logits lead to, for other logits of the same images.
 
     What was predicted for the images stays what is explained, whatever the model says of altered ones.
 
-    >>> fixed(predicted, torch.tensor([[1.0, 3.0]]))(torch.tensor([[5.0, 2.0]]))
+    >>> freeze(predicted, torch.tensor([[1.0, 3.0]]))(torch.tensor([[5.0, 2.0]]))
     tensor([2.])
     """
-    if target is predicted or target is second:
-        return _Label(_best(logits, 2)[:, 1] if target is second else _best(logits, 1)[:, 0])
-    return target.fixed(logits) if isinstance(target, Choosing) else target
+    if target is predicted or target is runner_up:
+        return _OfClass(_best(logits, 2)[:, 1] if target is runner_up else _best(logits, 1)[:, 0])
+    return target.freeze(logits) if isinstance(target, Choosing) else target
 
 
 @dataclass(frozen=True, eq=False)
-class _Label:
-    """See `label`."""
+class _OfClass:
+    """See `of_class`."""
 
     classes: int | Int[Tensor, "..."]
 
@@ -61,45 +61,45 @@ class _Label:
         return pick(logits, index(self.classes, logits))
 
     def rows(self, rows: slice, count: int) -> Target:
-        return _Label(_cut(self.classes, rows, count))
+        return _OfClass(_cut(self.classes, rows, count))
 
 
-def label(classes: int | Int[Tensor, "..."]) -> Target:
+def of_class(classes: int | Int[Tensor, "..."]) -> Target:
     """The logit of one class for all images, or of each image's own.
 
-    >>> label(torch.tensor([0, 1]))(torch.tensor([[1.0, 3.0], [0.5, -2.0]]))
+    >>> of_class(torch.tensor([0, 1]))(torch.tensor([[1.0, 3.0], [0.5, -2.0]]))
     tensor([ 1., -2.])
     """
-    return _Label(classes)
+    return _OfClass(classes)
 
 
 @dataclass(frozen=True, eq=False)
-class _Other:
-    """See `other`."""
+class _TrueOrRunnerUp:
+    """See `true_or_runner_up`."""
 
     labels: int | Int[Tensor, "..."]
 
     def __call__(self, logits: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
-        return self.fixed(logits)(logits)
+        return self.freeze(logits)(logits)
 
     def rows(self, rows: slice, count: int) -> Target:
-        return _Other(_cut(self.labels, rows, count))
+        return _TrueOrRunnerUp(_cut(self.labels, rows, count))
 
-    def fixed(self, logits: Float[Tensor, "n ..."]) -> Target:
+    def freeze(self, logits: Float[Tensor, "n ..."]) -> Target:
         winner, runner_up = _best(logits, 2).unbind(1)
         labels = index(self.labels, logits)
-        return _Label(torch.where(winner == labels, runner_up, labels))
+        return _OfClass(torch.where(winner == labels, runner_up, labels))
 
 
-def other(labels: int | Int[Tensor, "..."]) -> Target:
+def true_or_runner_up(labels: int | Int[Tensor, "..."]) -> Target:
     """The logit of the true class where the model errs, of the second-best one where it is right.
 
     Beside `predicted` it shows in both cases what the prediction was up against.
 
-    >>> other(torch.tensor([0, 0]))(torch.tensor([[1.0, 3.0, 2.0], [0.5, -2.0, -1.0]]))  # wrong, right
+    >>> true_or_runner_up(torch.tensor([0, 0]))(torch.tensor([[1.0, 3.0, 2.0], [0.5, -2.0, -1.0]]))  # wrong, right
     tensor([ 1., -1.])
     """
-    return _Other(labels)
+    return _TrueOrRunnerUp(labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,22 +115,22 @@ class _Contrast:
     def rows(self, rows: slice, count: int) -> Target:
         return _Contrast(of_rows(self.for_, rows, count), of_rows(self.against, rows, count))
 
-    def fixed(self, logits: Float[Tensor, "n ..."]) -> Target:
-        return _Contrast(fixed(self.for_, logits), fixed(self.against, logits))
+    def freeze(self, logits: Float[Tensor, "n ..."]) -> Target:
+        return _Contrast(freeze(self.for_, logits), freeze(self.against, logits))
 
 
 def contrast(for_: Target, against: Target) -> Target:
     """How much more one target scores than another: why this class rather than that.
 
-    >>> contrast(predicted, label(0))(torch.tensor([[1.0, 3.0]]))
+    >>> contrast(predicted, of_class(0))(torch.tensor([[1.0, 3.0]]))
     tensor([2.])
     """
     return _Contrast(for_, against)
 
 
 @dataclass(frozen=True, eq=False)
-class _Finer:
-    """See `finer`."""
+class _FinerCAM:
+    """See `finercam`."""
 
     classes: int | Int[Tensor, "..."] | None
     count: int
@@ -146,7 +146,7 @@ class _Finer:
         rivals = None if self.rivals is None else cut(self.rivals, rows, count, "target", "similar classes")
         return replace(self, classes=classes, rivals=rivals)
 
-    def fixed(self, logits: Float[Tensor, "n ..."]) -> Target:
+    def freeze(self, logits: Float[Tensor, "n ..."]) -> Target:
         own, rivals = self._choose(logits)
         return replace(self, classes=own, rivals=rivals)
 
@@ -161,7 +161,7 @@ class _Finer:
         return own, torch.sort(apart, dim=1, stable=True).indices[:, : min(self.count, logits.shape[1] - 1)]
 
 
-def finer(target_class: int | Int[Tensor, "..."] | None = None, *, count: int = 3, gamma: float = 0.6) -> Target:
+def finercam(target_class: int | Int[Tensor, "..."] | None = None, *, count: int = 3, gamma: float = 0.6) -> Target:
     """What sets a class apart from those most similar to it (Finer-CAM).
 
     `S = y_c - γ mean_t y_{d_t}` over the `count` classes `d_t` most similar to `c`: those whose logits are closest to
@@ -179,17 +179,17 @@ def finer(target_class: int | Int[Tensor, "..."] | None = None, *, count: int = 
         ValueError: for a `count` below 1.
 
     Example:
-        >>> finer(gamma=0.5, count=2)(torch.tensor([[4.0, 3.0, 1.0, -9.0]]))  # 4 - 0.5 (3 + 1) / 2
+        >>> finercam(gamma=0.5, count=2)(torch.tensor([[4.0, 3.0, 1.0, -9.0]]))  # 4 - 0.5 (3 + 1) / 2
         tensor([3.])
     """
     if count < 1:
         raise ValueError(f"`count` is {count}. Give at least 1 class to compare with.")
-    return _Finer(target_class, count, gamma)
+    return _FinerCAM(target_class, count, gamma)
 
 
 @dataclass(frozen=True, eq=False)
-class _Each:
-    """See `each`."""
+class _PerImage:
+    """See `per_image`."""
 
     targets: tuple[Target, ...]
 
@@ -203,19 +203,19 @@ class _Each:
     def rows(self, rows: slice, count: int) -> Target:
         if len(self.targets) != count:
             raise ValueError(f"`target` lists {len(self.targets)} for {count} images. Give each image its own.")
-        return _Each(self.targets[rows])
+        return _PerImage(self.targets[rows])
 
-    def fixed(self, logits: Float[Tensor, "n ..."]) -> Target:
-        return _Each(tuple(fixed(target, logits[i : i + 1]) for i, target in enumerate(self.targets)))
+    def freeze(self, logits: Float[Tensor, "n ..."]) -> Target:
+        return _PerImage(tuple(freeze(target, logits[i : i + 1]) for i, target in enumerate(self.targets)))
 
 
-def each(targets: Sequence[Target]) -> Target:
+def per_image(targets: Sequence[Target]) -> Target:
     """A target for each image.
 
-    >>> each([predicted, label(0)])(torch.tensor([[1.0, 3.0], [1.0, 3.0]]))
+    >>> per_image([predicted, of_class(0)])(torch.tensor([[1.0, 3.0], [1.0, 3.0]]))
     tensor([3., 1.])
     """
-    return _Each(tuple(targets))
+    return _PerImage(tuple(targets))
 
 
 def _cut(classes: int | Tensor, rows: slice, count: int) -> int | Tensor:

@@ -31,7 +31,7 @@ class _Region:
             mask = cut(mask, rows, count, "mask", "own, or all of them one: (1, *yx)")
         return _Region(classes, mask)
 
-    def fixed(self, logits: Float[Tensor, "n ..."]) -> Target:
+    def freeze(self, logits: Float[Tensor, "n ..."]) -> Target:
         return _Region(*self._choose(logits))
 
     def _choose(self, logits: Tensor) -> tuple[Int[Tensor, " n"], Float[Tensor, "m *yx"]]:

@@ -24,7 +24,7 @@ import torch
 from patients import DEVELOPED, HEALTHY, SICK
 from trainings import Run, trained
 
-from lightning_convviz.alarms import Alarms, Reading, rules
+from lightning_convviz.diagnostics import Alarms, Reading, rules
 
 RESULTS = Path(__file__).parent / "results" / "alarms.md"
 
@@ -36,7 +36,7 @@ def heard(rows: list[dict[str, Any]]) -> list[tuple[int, Any]]:
     """Which alarm came at the end of which epoch."""
     alarms = Alarms()
     drawings = [[Reading(**each) for each in row["readings"]] for row in rows]
-    return [(drawing[0].epoch, alarm) for drawing in drawings for alarm in alarms.hear(drawing)]
+    return [(drawing[0].epoch, alarm) for drawing in drawings for alarm in alarms.update(drawing)]
 
 
 def extremes(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -103,7 +103,7 @@ def sick_row(run: Run, rows: list[dict[str, Any]]) -> str:
 HEAD = """# Alarms in healthy and in sick trainings
 
 `alarms.py` on one thread of a shared 2-core {machine}, torch {torch}, Lightning {lightning}. Readings are
-those of `statistics` over a whole validation of 1,000 pictures, of five convolutions as the callback chooses them; the
+those of `layer_stats` over a whole validation of 1,000 pictures, of five convolutions as the callback chooses them; the
 initial network is read in Lightning's sanity check of two batches. The thresholds were fixed first, and corrected on
 {develop} other runs with other seeds; the runs below were made after that, each once (the last section has more).
 
@@ -125,7 +125,7 @@ beginning | {PATIENCE} drawings; at once from {EXPLODED_AT_ONCE:g} |
 | noise | at least {NOISE} of white noise, less than {LEFT} below its beginning, from the {NOISE_AFTER}th epoch \
 and {NOISE_STEPS} steps on | {PATIENCE} drawings |
 
-`rules.py` in `lightning_convviz/alarms` has the reasons. Nothing is told of a layer that is frozen on purpose.
+`rules.py` in `lightning_convviz/diagnostics` has the reasons. Nothing is told of a layer that is frozen on purpose.
 
 ## Healthy
 

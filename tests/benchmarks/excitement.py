@@ -91,15 +91,15 @@ def shares(net: nn.Module, images: Tensor, size: int | None) -> list[str]:
     net.eval()
     watcher = FilterPatternLogger(size=size)
     with torch.no_grad():
-        runs = layers.survey(net, lambda: net(images[:8].clone()))
+        runs = layers.trace(net, lambda: net(images[:8].clone()))
     drawn = layers.convolutions(runs, count=LAYERS)
-    sources = {layers.settled(runs, name): name for name in drawn}
-    channels = {each: list(layers.spread(range(runs[each].shape[1]), watcher.num_filters)) for each in sources}
-    options = {"like": images[:8], "objective": watcher.objective, "shrink": SHRINK, "together": False}
-    cold = ascent.many(net, channels, steps=watcher.cold_steps, **options)
+    sources = {layers.post_activation(runs, name): name for name in drawn}
+    channels = {each: list(layers.evenly_spaced(range(runs[each].shape[1]), watcher.num_filters)) for each in sources}
+    options = {"like": images[:8], "objective": watcher.objective, "shrink": SHRINK, "share_batch": False}
+    cold = ascent.patterns_of_layers(net, channels, steps=watcher.cold_steps, **options)
     warm = cold
     for _ in range(3):
-        warm = ascent.many(net, channels, steps=watcher.steps, start=warm, **options)
+        warm = ascent.patterns_of_layers(net, channels, steps=watcher.steps, start=warm, **options)
     real, rows = maps_of(net, list(sources), images), []
     for each, name in sources.items():
         cells = []

@@ -25,7 +25,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from lightning_convviz.statistics import Tally, figures
+from lightning_convviz.layer_stats import LayerAccumulator, figures
 
 RESULTS = Path(__file__).parent / "results" / "figures.md"
 LAYERS = ("relu", "layer1", "layer2", "layer3", "layer4")
@@ -39,9 +39,9 @@ INTRO = f"""# What the figures of layers cost
 `figures.py`: ResNet-18, random weights, noise, evaluation mode under no_grad. Observed are
 {", ".join(f"`{name}`" for name in LAYERS)}; the first is the ReLU after the first BatchNorm. CPU time of an epoch
 with and without in pairs, that take turns batch by batch; the median of the ratios less 1, and order statistics around
-it that hold it with at least 95 %. Then what is spent inside `Tally.reduce`, `Tally.add` and `figures`, measured
-directly; what the first has besides is the calls of the hooks, and caches. Epochs are short here: in others `figures`,
-once an epoch, and the features of the first 256 images weigh less. Target: {TARGET:.0%}.
+it that hold it with at least 95 %. Then what is spent inside `LayerAccumulator.reduce`, `.update` and `figures`,
+measured directly; what the first has besides is the calls of the hooks, and caches. Epochs are short here: in others
+`figures`, once an epoch, and the features of the first 256 images weigh less. Target: {TARGET:.0%}.
 """
 
 
@@ -49,7 +49,7 @@ class Watched:
     """Hooks on the layers of a net, and the CPU time that is spent in them."""
 
     def __init__(self, net: nn.Module) -> None:
-        self.net, self.tallies = net, {name: Tally() for name in LAYERS}
+        self.net, self.tallies = net, {name: LayerAccumulator() for name in LAYERS}
         self.batch, self.hooks = {}, []
         self.spent = dict.fromkeys(("reduce", "add", "figures"), 0.0)
 
@@ -68,13 +68,13 @@ class Watched:
     def passed(self, images: Tensor) -> None:
         start = time.process_time()
         for name, tally in self.tallies.items():
-            tally.add(self.batch[name], images)
+            tally.update(self.batch[name], images)
         self.spent["add"] += time.process_time() - start
 
     def end(self) -> float:
         start = time.process_time()
         for tally in self.tallies.values():
-            figures(tally.sums()).scalars()
+            figures(tally.compute()).scalars()
         self.spent["figures"] = time.process_time() - start
         return self.spent["figures"]
 

@@ -59,7 +59,7 @@ ratio: its `backward()` computes gradients of the weights, its forward runs to t
 TOGETHER = f"""
 ## All layers in one batch, or one by one
 
-`ascent.many`, {len(FILTERS)} filters of each of the layers that are drawn by default.
+`ascent.patterns_of_layers`, {len(FILTERS)} filters of each of the layers that are drawn by default.
 """
 
 
@@ -75,7 +75,7 @@ def noise(side: int, device: str) -> Tensor:
 def drawn(model: nn.Module, images: Tensor) -> list[str]:
     """The layers that `FilterPatternLogger` takes by default."""
     with torch.no_grad():
-        return layers.convolutions(layers.survey(model, lambda: model(images)), count=4)
+        return layers.convolutions(layers.trace(model, lambda: model(images)), count=4)
 
 
 def seconds(work: Callable[[], object], device: str) -> float:
@@ -200,15 +200,19 @@ def against_lucent(device: str, pairs: int) -> Iterator[str]:
 
 
 def together_or_apart(device: str, pairs: int) -> Iterator[str]:
-    yield "| net | layers | a step together, ms | apart, ms | together / apart | `together=None` took |"
+    yield "| net | layers | a step together, ms | apart, ms | together / apart | `share_batch=None` took |"
     yield "|---|---|---|---|---|---|"
     nets = (("ResNet-18", resnet(device), 64), ("the demo's ConvNet", ConvNet().eval().to(device), 48))
     for name, model, side in nets:
         like = noise(side, device)
         wanted = dict.fromkeys(drawn(model, like), FILTERS)
-        many = partial(ascent.many, model, wanted, like=like)
+        many = partial(ascent.patterns_of_layers, model, wanted, like=like)
         kinds = [(way, count) for way in (True, False) for count in (SHORT, LONG)]
-        taken = in_turn({str(kind): partial(many, together=kind[0], steps=kind[1]) for kind in kinds}, pairs, device)
+        taken = in_turn(
+            {str(kind): partial(many, share_batch=kind[0], steps=kind[1]) for kind in kinds},
+            pairs,
+            device,
+        )
         both, each = (a_step(taken[str((way, SHORT))], taken[str((way, LONG))]) for way in (True, False))
         batches, sizes = 0, list[int]()
         for _ in range(pairs):  # the last forward of a call is that of a batch's results

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import Normalize
 from train import STATISTICS, ConvNet
 
-from lightning_convviz import cams, trust
+from lightning_convviz import cams, heatmap_metrics
 
 RESULTS = Path(__file__).parent / "results" / "pointing.md"
 LAYERS = {"stem": 48, "stage1": 24, "stage2": 12}  # and the resolution of their maps
@@ -58,7 +58,7 @@ def train(seed: int, count: int, epochs: int) -> tuple[ConvNet, float]:
 
 
 def methods() -> dict[str, str | Callable[[Tensor, Tensor], Tensor]]:
-    return {name: name for name in [*cams.METHODS, *cams.EXTENDED]} | {"mean activation": mean_activation}
+    return {name: name for name in [*cams.METHODS, *cams.GRAPH_METHODS]} | {"mean activation": mean_activation}
 
 
 def drawn(model: ConvNet, images: Tensor, labels: Tensor) -> Iterator[tuple[str, str, Tensor]]:
@@ -78,19 +78,23 @@ def measure(model: ConvNet, images: Tensor, labels: Tensor, masks: Tensor) -> di
     for name, layer, heat in drawn(model, images, labels):
         own = masks[: len(heat)]
         hits = {
-            "hit": trust.pointing(heat, own), "near": trust.pointing(heat, own, tolerance=TOLERANCE),
-            "energy": trust.energy_inside(heat, own), "empty": (heat.amax((1, 2)) <= 0).float(),
-        }  # fmt: skip
-        found[name, layer] = trust.mean(hits)
+            "hit": heatmap_metrics.pointing(heat, own),
+            "near": heatmap_metrics.pointing(heat, own, tolerance=TOLERANCE),
+            "energy": heatmap_metrics.energy_inside(heat, own),
+            "empty": (heat.amax((1, 2)) <= 0).float(),
+        }
+        found[name, layer] = heatmap_metrics.mean(hits)
     return found
 
 
 def believed(model: ConvNet, initial: ConvNet, images: Tensor, labels: Tensor) -> dict[tuple[str, str], Row]:
-    """The numbers of `trust.report`, of a part of the pictures: they take ten more forwards for each map."""
+    """The numbers of `heatmap_metrics.report`, of a part of the pictures: they take ten more forwards for each map."""
     images, labels = images[:FEW], labels[:FEW]
     first = {(name, layer): heat for name, layer, heat in drawn(initial, images, labels)}
     return {
-        (name, layer): trust.mean(trust.report(model, images, heat, labels, initial=first[name, layer]))
+        (name, layer): heatmap_metrics.mean(
+            heatmap_metrics.report(model, images, heat, labels, initial=first[name, layer])
+        )
         for name, layer, heat in drawn(model, images, labels)
     }
 
@@ -101,10 +105,11 @@ def baselines(masks: Tensor) -> dict[str, Row]:
     center[:, h - 1 : h + 1, w - 1 : w + 1] = 1
     even = torch.ones(masks.shape)
     return {
-        name: trust.mean(
+        name: heatmap_metrics.mean(
             {
-                "hit": trust.pointing(heat, masks), "near": trust.pointing(heat, masks, tolerance=TOLERANCE),
-                "energy": trust.energy_inside(heat, masks),
+                "hit": heatmap_metrics.pointing(heat, masks),
+                "near": heatmap_metrics.pointing(heat, masks, tolerance=TOLERANCE),
+                "energy": heatmap_metrics.energy_inside(heat, masks),
             }
         )
         for name, heat in {"center": center, "chance": even}.items()
@@ -139,9 +144,9 @@ def tables(args: argparse.Namespace) -> Iterator[str]:
         yield f"| {name} | | | {' | '.join(f'{100 * value:.0f}' for value in numbers.values())} | |"
     yield "\n## What the net says of masked pictures\n"
     yield (
-        f"`trust.report` on {FEW} pictures, four steps, blurred baseline. Good is a low drop and deletion, a high drop "
-        "where the hot region is removed (removed), a high insertion, and a low correlation with the map of the "
-        "untrained net (initial).\n"
+        f"`heatmap_metrics.report` on {FEW} pictures, four steps, blurred baseline. Good is a low drop and deletion, a "
+        "high drop where the hot region is removed (removed), a high insertion, and a low correlation with the map of "
+        "the untrained net (initial).\n"
     )
     yield f"| method | layer | {' | '.join(NUMBERS).replace('drop_removed', 'removed')} |"
     yield "|---|---|" + "---|" * len(NUMBERS)

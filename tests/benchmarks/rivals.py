@@ -101,7 +101,7 @@ def photographs(size: int, count: int) -> Tensor:
 def ours(model: nn.Module, layer: str, images: Tensor, classes: Tensor, method: str) -> Tensor:
     with isolated(model):
         wanted = [cams.Explanation(layer, classes, method)]
-        return cams.look(model, images, explanations=wanted).maps[0]
+        return cams.run_forward(model, images, explanations=wanted).maps[0]
 
 
 def of_grad_cam(model: nn.Module, layer: str, images: Tensor, classes: Tensor, name: str) -> Tensor:
@@ -178,8 +178,8 @@ def opinions(nets: dict[str, list[tuple[str, bool]]], count: int) -> Iterator[st
 def drawing_ours(model: nn.Module, layer: str, images: Tensor, classes: list[Tensor]) -> None:
     with isolated(model):
         wanted = [cams.Explanation(layer, each) for each in classes]
-        for maps in cams.look(model, images, explanations=wanted).maps:
-            cams.fusion.enlarge(maps, tuple(images.shape[2:]))
+        for maps in cams.run_forward(model, images, explanations=wanted).maps:
+            cams.fusion.resize_maps(maps, tuple(images.shape[2:]))
 
 
 def drawing_grad_cam(model: nn.Module, layer: str, images: Tensor, classes: list[Tensor]) -> None:

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_convviz import layers
-from lightning_convviz.alarms import Reading, noise
-from lightning_convviz.statistics import Tally, cka, figures, same
+from lightning_convviz.diagnostics import Reading, noise
+from lightning_convviz.layer_stats import LayerAccumulator, cka, figures, same
 
 LAYERS = 5  # watched, as the callback has it
 
@@ -199,13 +199,13 @@ class Ears(L.Callback):
         with torch.no_grad():
             batch = module.example
             training = module.net.training
-            runs = layers.survey(module.net.eval(), lambda: module.net(batch))
+            runs = layers.trace(module.net.eval(), lambda: module.net(batch))
             module.net.train(training)
-        self.sources = {name: layers.settled(runs, name) for name in layers.convolutions(runs, count=LAYERS)}
+        self.sources = {name: layers.post_activation(runs, name) for name in layers.convolutions(runs, count=LAYERS)}
 
     def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
         parts, self.taken = dict(module.net.named_modules()), []
-        self.tallies = {name: Tally() for name in self.sources}
+        self.tallies = {name: LayerAccumulator() for name in self.sources}
         self.handles = [
             parts[source].register_forward_hook(partial(self._take, name)) for name, source in self.sources.items()
         ]
@@ -215,7 +215,7 @@ class Ears(L.Callback):
 
     def on_validation_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, *rest: Any) -> None:
         for name, reduced in self.taken:
-            self.tallies[name].add(reduced, batch[0])
+            self.tallies[name].update(reduced, batch[0])
         self.taken.clear()
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
@@ -226,10 +226,10 @@ class Ears(L.Callback):
         self.save({"acc": float(trainer.callback_metrics["acc"]), "readings": [asdict(each) for each in made]})
 
     def reading(self, trainer: L.Trainer, name: str, conv: Any) -> Reading:
-        told, weight = figures(self.tallies[name].sums()), conv.weight.detach().clone()
+        told, weight = figures(self.tallies[name].compute()), conv.weight.detach().clone()
         before, old = self.last.get(name, (None, None))
         self.last[name] = weight, told
-        known = old is not None and same(told.prints, old.prints)
+        known = old is not None and same(told.fingerprints, old.fingerprints)
         return Reading(
             layer=name, epoch=trainer.current_epoch, step=trainer.global_step, initial=trainer.sanity_checking,
             channels=told.channels, dead=float(told.dead.float().mean()), sparsity=told.sparsity, mean=told.mean,

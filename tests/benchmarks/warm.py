@@ -103,7 +103,7 @@ def run(net_name: str, seed: int, epochs: int, device: str, folder: Path, until:
     widths = {name: dict(net.named_modules())[name] for name in drawn}
     sizes = {"bn1": 16, "layer1.2.bn2": 16, "layer2.1.bn2": 32, "layer3.2.bn2": 64}
     sizes |= {"features.2": 16, "features.5": 32, "features.8": 32, "features.11": 64}
-    channels = {name: list(layers.spread(range(sizes[name]), FILTERS)) for name in widths}
+    channels = {name: list(layers.evenly_spaced(range(sizes[name]), FILTERS)) for name in widths}
     before: dict[str, dict[str, ascent.Patterns]] = {}
     rows = []
     for epoch in range(epochs):
@@ -124,13 +124,13 @@ def run(net_name: str, seed: int, epochs: int, device: str, folder: Path, until:
         now = {}
         for way, (shrink, steps, rate_) in ways().items():
             start = before.get(way) if shrink is not None else None
-            now[way] = ascent.many(
-                net, channels, like=images[:8], objective="rise", together=device != "cpu", start=start,
+            now[way] = ascent.patterns_of_layers(
+                net, channels, like=images[:8], objective="above_blank", share_batch=device != "cpu", start=start,
                 steps=BEGIN if start is None and shrink is not None else steps, shrink=shrink or 0.5, rate=rate_,
             )  # fmt: skip
         for way, found in now.items():
             for name in drawn:
-                share = (found[name].gained / now[f"cold {COLD}"][name].gained.clamp(min=1e-9)).median()
+                share = (found[name].improvement / now[f"cold {COLD}"][name].improvement.clamp(min=1e-9)).median()
                 alike = correlation(found[name].images, before[way][name].images).median() if way in before else None
                 rows.append({
                     "net": net_name, "seed": seed, "epoch": epoch, "accuracy": accuracy, "layer": name, "way": way,

@@ -161,7 +161,7 @@ def choice(net: nn.Module, images: Tensor) -> tuple[str, str, str]:
     """The layer that "auto" takes, its maps in words, and why later ones were passed over."""
     with isolated(net):
         with torch.no_grad():
-            runs = layers.survey(net, lambda: net(images[:1].clone()))
+            runs = layers.trace(net, lambda: net(images[:1].clone()))
         chosen = cams.choose(net, images[:1], runs=runs)
     run = runs[chosen.layer]
     maps = layers.layout(run.shape, (1, *images.shape[1:]), module=run.module)

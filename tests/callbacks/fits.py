@@ -92,7 +92,7 @@ class Events:
         self._all = EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
         self._all.Reload()
         self.every = set(self._all.Tags()["images"])
-        self.over_time = {tag for tag in self.every if tag.split("/")[0] in ("evolution", "animation", "statistics")}
+        self.over_time = {tag for tag in self.every if tag.split("/")[0] in ("evolution", "animation", "layer_stats")}
         self.tags = self.every - self.over_time
         self.scalars = set(self._all.Tags()["scalars"])
 

@@ -135,7 +135,7 @@ def sabotage(case: str) -> None:
     """What happens behind the writer."""
     written = sinks.table.SINKS["TensorBoardLogger"]
 
-    def sink(logger: Any, files: sinks.Files) -> None:
+    def sink(logger: Any, files: sinks.EncodedDrawing) -> None:
         first = files.drawing.name == "activations" and files.drawing.step == 12
         if case == "blocked_disk":
             threading.Event().wait()

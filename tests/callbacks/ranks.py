@@ -50,7 +50,7 @@ class Compared(FilterPatternLogger):
         for name, channels in self._selection.channels.items():
             source = self._selection.sources[name]
             start = {source: self._before[name]} if name in self._before and not view.moment.initial else {}
-            alone = ascent.many(
+            alone = ascent.patterns_of_layers(
                 view.model, {source: channels}, like=view.probes.images, steps=self.steps, objective=self.objective,
                 forward=view.forward, start=start, shrink=SHRINK,
             )[source]  # fmt: skip

@@ -26,14 +26,14 @@ def maps_of(module, images, layer):
         return first if layer == "net.conv1" else net.relu2(net.bn2(net.conv2(first)))
 
 
-@pytest.mark.parametrize("statistics", [True, False])
-def test_each_validation_draws_both_of_each_layer(fit, tiny, statistics):
+@pytest.mark.parametrize("layer_stats", [True, False])
+def test_each_validation_draws_both_of_each_layer(fit, tiny, layer_stats):
     module = Watched(tiny())
-    events = Events(fit([watcher(statistics=statistics)], module=module).logger.log_dir)
+    events = Events(fit([watcher(layer_stats=layer_stats)], module=module).logger.log_dir)
     own = {f"activations/{layer}/{kind}" for layer in ("net.conv1", "net.conv2") for kind in KINDS}
     assert events.tags == own | {"activations/net.conv1", "activations/net.conv2"}
     assert all(events.steps(tag) == [6, 12] for tag in own)
-    assert any("sparsity" in tag for tag in events.scalars) is statistics, "both listen to the same layers"
+    assert any("sparsity" in tag for tag in events.scalars) is layer_stats, "both listen to the same layers"
     images = data(20, seed=1).tensors[0]
     for layer, count in (("net.conv1", 4), ("net.conv2", 6)):
         about = facts(events.images(f"activations/{layer}/exciting")[-1])
@@ -47,7 +47,7 @@ def test_each_validation_draws_both_of_each_layer(fit, tiny, statistics):
 
 
 def test_the_strongest_channels_are_those_with_the_largest_values(fit, tiny):
-    module, one = Watched(tiny()), watcher(probes=data(4, seed=5).tensors[0], exciting=0, statistics=False)
+    module, one = Watched(tiny()), watcher(probes=data(4, seed=5).tensors[0], exciting=0, layer_stats=False)
     trainer = fit([one], module=module)
     assert not any("exciting" in tag for tag in Events(trainer.logger.log_dir).tags)
     image = Events(trainer.logger.log_dir).images("activations/net.conv2/strongest")[-1]
@@ -68,12 +68,12 @@ def test_the_strongest_channels_are_those_with_the_largest_values(fit, tiny):
 
 
 def test_by_default_nothing_is_drawn_and_nothing_observed():
-    one = ActivationLogger(statistics=False)
+    one = ActivationLogger(layer_stats=False)
     one.begin()
     assert not one.shares
     one._closer.begin(["net.conv1"])
     assert one._closer.beside({}) == {}
-    assert ActivationLogger(statistics=False, exciting=1).exciting == 1
+    assert ActivationLogger(layer_stats=False, exciting=1).exciting == 1
 
 
 def test_the_dry_run_knows_no_exciting_pictures_yet(fit):
@@ -121,7 +121,7 @@ def test_the_frame_is_where_the_value_is_and_a_silent_channel_has_none(fit):
     for index, (y, x) in enumerate([(2, 2), (2, 13), (13, 2), (13, 13), (8, 8)]):
         images[index, 0, y, x] = index + 1
     val = DataLoader(TensorDataset(images, torch.zeros(5).long()), batch_size=2)
-    one = watcher(layers="net.conv", statistics=False, strongest=0)
+    one = watcher(layers="net.conv", layer_stats=False, strongest=0)
     events = Events(fit([one], module=Watched(Halves()), train=val, val=val, max_epochs=1).logger.log_dir)
     image = events.images("activations/net.conv/exciting")[0]
     about = facts(image)
@@ -156,7 +156,7 @@ class Wide(Halves):
 
 def test_both_pages_of_a_large_layer_stay_small(fit):
     val = DataLoader(TensorDataset(torch.rand(9, 3, 48, 48), torch.arange(9) % 5), batch_size=4)
-    one = watcher(layers="net.conv", strongest=12, exciting=24, num_probes=8, statistics=False)
+    one = watcher(layers="net.conv", strongest=12, exciting=24, num_probes=8, layer_stats=False)
     events = Events(fit([one], module=Watched(Wide()), train=val, val=val, max_epochs=1).logger.log_dir)
     assert len(facts(events.images("activations/net.conv/exciting")[0])["items"]) == 24
     sizes = {kind: events.sizes()[f"activations/net.conv/{kind}"] for kind in KINDS}
@@ -164,7 +164,7 @@ def test_both_pages_of_a_large_layer_stay_small(fit):
 
 
 def test_ranks_that_heard_nothing_leave_the_picture_out():
-    assert closer.best.merged([None, None]) is None
+    assert closer.top_images.TopImagesAccumulator.merge([None, None]) is None
     one = closer.Closer(0, 1)
     one.begin(["a"])
     assert one.ranked() == {"a": None}

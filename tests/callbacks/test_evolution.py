@@ -40,7 +40,7 @@ def still(module):
 
 def test_strips_at_every_validation_and_animations_at_the_end(fit):
     events = Events(fit(three(), max_epochs=3).logger.log_dir)
-    assert events.over_time == OVER_TIME | ANIMATED | {"statistics/activations"}
+    assert events.over_time == OVER_TIME | ANIMATED | {"layer_stats/activations"}
     for tag in OVER_TIME:
         assert events.steps(tag) == [6, 12, 18]
         assert facts(events.images(tag)[0])["columns"] == ["initial", "ep. 0"]
@@ -54,7 +54,7 @@ def test_strips_at_every_validation_and_animations_at_the_end(fit):
 @pytest.mark.slow
 def test_of_thirty_epochs_the_last_strip_tells_the_whole_story(fit):
     """Read as TensorBoard does by default, which keeps ten pictures of a tag at random."""
-    watchers = [activations(), GradCAMLogger(on_error="raise", num_probes=4, num_mistakes=0, trust=False)]
+    watchers = [activations(), GradCAMLogger(on_error="raise", num_probes=4, num_mistakes=0, heatmap_metrics=False)]
 
     class Slow(L.Callback):  # as slow as a real epoch: the writer keeps up
         def on_train_epoch_start(self, trainer, pl_module):
@@ -219,8 +219,8 @@ def test_other_pictures_are_not_compared(fit, tiny):
 
 def test_the_chart_carries_its_numbers(fit):
     events = Events(fit([activations()], max_epochs=2).logger.log_dir)
-    told = facts(events.images("statistics/activations")[-1])
-    assert told["kind"] == "statistics"
+    told = facts(events.images("layer_stats/activations")[-1])
+    assert told["kind"] == "layer_stats"
     assert told["layer"] == ["net.conv1", "net.conv2"]
     sparsity = events.scalar("convviz/activations/sparsity/net.conv2")
     assert told["panels"]["values at 0 or below"][-1][1] == pytest.approx(sparsity[-1][1], abs=1e-4)
@@ -241,7 +241,7 @@ def test_a_layer_that_dies_is_told_of_hatched_and_logged(fit, tiny, caplog):
     assert any("net.relu2" in text and "dead" in text.lower() for text in told)
     assert not any("net.relu1" in text and "dead" in text.lower() for text in told)
     events = Events(trainer.logger.log_dir)
-    assert "convviz/alarms/activations/text_summary" in events._all.Tags()["tensors"]
+    assert "convviz/diagnostics/activations/text_summary" in events._all.Tags()["tensors"]
     page = events.images("activations/net.relu2")[-1]
     assert len(facts(page)["items"][0]["dead"]) == len(facts(page)["columns"])
     image = events.images("evolution/activations/net.relu2")[-1]
@@ -251,10 +251,13 @@ def test_a_layer_that_dies_is_told_of_hatched_and_logged(fit, tiny, caplog):
     assert hatched == [False, False, True, True, True]
 
 
-def test_without_statistics_and_evolution_there_are_pages_only(fit):
+def test_without_layer_stats_and_evolution_there_are_pages_only(fit):
     watchers = three()
-    watchers = [type(each)(num_probes=4, evolution=False, on_error="raise", **({"statistics": False} if i == 0 else {}))
-                for i, each in enumerate(watchers)]  # fmt: skip
+    options = [{"layer_stats": False}, {}, {}]
+    watchers = [
+        type(each)(num_probes=4, evolution=False, on_error="raise", **own)
+        for each, own in zip(watchers, options, strict=True)
+    ]
     watchers[1].steps, watchers[1].cold_steps = 2, 3
     watchers[1].begin()
     events = Events(fit(watchers, max_epochs=1).logger.log_dir)

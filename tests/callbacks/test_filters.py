@@ -129,7 +129,7 @@ def test_a_layer_that_reaches_too_little_begins_anew():
     assert not found["a"].warm
     assert found["a"].steps == 48
     assert found["a"].ratio == 0.5
-    assert found["a"].patterns.gained.tolist() == [1.0, 1.0]
+    assert found["a"].patterns.improvement.tolist() == [1.0, 1.0]
 
 
 def test_what_is_not_finite_is_not_gone_on_from_and_a_ratio_that_is_no_number_is_a_low_one():

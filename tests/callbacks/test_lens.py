@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from lightning_convviz import GradCAMLogger, Probes, cams, targets, trust
+from lightning_convviz import GradCAMLogger, Probes, cams, heatmap_metrics, targets
 from lightning_convviz.callbacks import memory
 from lightning_convviz.callbacks.evidence import Evidence
 from lightning_convviz.callbacks.followed import Followed
@@ -194,22 +194,22 @@ def test_no_mistake_of_an_earlier_validation_is_left(fit):
 
 @pytest.mark.parametrize(
     ("target", "columns"),
-    [("predicted", ["predicted"]), ("label", ["label"]), ("second", ["second"]), (2, ["c"])],
+    [("predicted", ["predicted"]), ("label", ["label"]), ("runner_up", ["runner_up"]), (2, ["c"])],
 )
 def test_one_target_is_one_column(fit, target, columns):
     images, labels = VALIDATION.tensors
     probes = Probes(images[:4], labels[:4], class_names=list("abcde"))
-    trainer = fit([gradcam(target=target, probes=probes, finer=None)])
+    trainer = fit([gradcam(target=target, probes=probes, high_res_layer=None)])
     assert last(trainer, "gradcam/probes")["columns"] == ["input", *columns]
 
 
-def test_numbers_of_trust_are_logged(fit):
+def test_heatmap_metrics_are_logged(fit):
     events = Events(fit([gradcam()], max_epochs=3).logger.log_dir)
-    prefix = "convviz/gradcam/trust/"
+    prefix = "convviz/gradcam/heatmap_metrics/"
     names = {tag.removeprefix(prefix) for tag in events.scalars if tag.startswith(prefix)}
     assert names >= {"deletion", "insertion", "entropy", "initial", "stability"}
-    quiet = Events(fit([gradcam(trust=False)]).logger.log_dir)
-    assert not [tag for tag in quiet.scalars if "trust" in tag]
+    quiet = Events(fit([gradcam(heatmap_metrics=False)]).logger.log_dir)
+    assert not [tag for tag in quiet.scalars if "heatmap_metrics" in tag]
 
 
 @pytest.mark.parametrize("save_images", [True, False])
@@ -281,7 +281,7 @@ def test_a_head_of_zeros_beside_an_auxiliary_branch_is_waited_for(fit, named):
     assert last(trainer, "gradcam/probes")["layer"] == "net.1"
 
 
-def test_the_numbers_of_trust_ask_for_no_more_pictures_at_once_than_there_are_probes(fit, tiny):
+def test_the_heatmap_metrics_ask_for_no_more_pictures_at_once_than_there_are_probes(fit, tiny):
     class Scarce(tiny):
         def forward(self, images):
             if len(images) > 8:  # a batch of the validation
@@ -290,7 +290,7 @@ def test_the_numbers_of_trust_ask_for_no_more_pictures_at_once_than_there_are_pr
 
     events = Events(fit([gradcam(num_mistakes=0)], module=Watched(Scarce())).logger.log_dir)
     assert events.steps("gradcam/probes") == [6, 12]
-    assert len(events.scalar("convviz/gradcam/trust/deletion")) == 2
+    assert len(events.scalar("convviz/gradcam/heatmap_metrics/deletion")) == 2
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, ValueError])
@@ -298,28 +298,28 @@ def test_numbers_that_can_t_be_had_cost_no_pictures(fit, monkeypatch, error):
     def fails(*arguments, **options):
         raise error("none today")
 
-    monkeypatch.setattr(trust, "report", fails)
+    monkeypatch.setattr(heatmap_metrics, "report", fails)
     with pytest.warns(UserWarning, match="could not measure how far to trust its heatmaps .*none today") as told:
         events = Events(fit([gradcam(num_mistakes=0)]).logger.log_dir)
     assert sum("none today" in str(one.message) for one in told) == 1
     assert events.steps("gradcam/probes") == [6, 12]
-    assert not [tag for tag in events.scalars if "trust" in tag]
+    assert not [tag for tag in events.scalars if "heatmap_metrics" in tag]
 
 
-@pytest.mark.parametrize("target", [3, "second", "label"])
-def test_numbers_of_trust_are_of_the_class_that_is_explained(fit, target, monkeypatch):
+@pytest.mark.parametrize("target", [3, "runner_up", "label"])
+def test_heatmap_metrics_are_of_the_class_that_is_explained(fit, target, monkeypatch):
     asked = []
-    original = trust.report
+    original = heatmap_metrics.report
 
     def spy(forward, images, heat, classes, **options):
         asked.append(classes.clone())
         return original(forward, images, heat, classes, **options)
 
-    monkeypatch.setattr(trust, "report", spy)
+    monkeypatch.setattr(heatmap_metrics, "report", spy)
     images, labels = VALIDATION.tensors
     trainer = fit([gradcam(target=target, probes=(images[:4], labels[:4]))])
     best = trainer.lightning_module.eval()(images[:4]).argsort(dim=1, descending=True)
-    expected = {3: torch.full((4,), 3), "second": best[:, 1], "label": labels[:4]}[target]
+    expected = {3: torch.full((4,), 3), "runner_up": best[:, 1], "label": labels[:4]}[target]
     assert torch.equal(asked[-1], expected)
 
 
@@ -357,7 +357,7 @@ def test_free_places_are_filled_by_mistakes_that_are_not_followed_yet():
 
     def seen(rows):
         probes = Probes(images[rows], [4] * len(rows), ids=rows)
-        return Evidence(probes, cams.Look(logits[rows], {}, [torch.zeros(len(rows), 2, 2)] * 2, []))
+        return Evidence(probes, cams.ForwardResult(logits[rows], {}, [torch.zeros(len(rows), 2, 2)] * 2, []))
 
     assert list(followed.pin(seen([2]), None).probes.ids) == [2]
     assert list(followed.pin(seen([2, 0, 1, 3]), seen([2])).probes.ids) == [2, 0, 1]

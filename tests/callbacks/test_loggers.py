@@ -15,10 +15,10 @@ from pytorch_lightning.loggers import CometLogger, CSVLogger, MLFlowLogger, Tens
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_convviz import ActivationLogger, GradCAMLogger, sinks
-from lightning_convviz.render import Animation, Chart, Panel, Sheet, encode, rgb
+from lightning_convviz.render import Animation, Chart, PageLayout, Panel, encode, rgb
 
 TAGS = {"activations", "filters", "gradcam"}
-OVER_TIME = {"evolution", "statistics"}
+OVER_TIME = {"evolution", "layer_stats"}
 KINDS = TAGS | OVER_TIME | {"kernels", "mistakes", "followed", "confusions"}
 
 
@@ -37,13 +37,13 @@ def more(step):
     """A drawing of what few callbacks have: a chart, an animation and a text."""
     frames = []
     for color in (0.2, 0.8):
-        sheet = Sheet(0)
+        sheet = PageLayout(0)
         frames.append(sheet.picture(main=sheet.tiles(rgb(torch.full((1, 3, 8, 8), color)), columns=1),
                                     colormap=None, legend="", about={}))  # fmt: skip
     chart = Chart("Depth", [], ["conv1"], ["epoch 0"], [Panel("share", [[0.5]])], {"kind": "depth"}, "How to read.")
     pictures = {"health/depth": chart, "evolution/conv1": Animation(frames, {"kind": "evolution"}, "A film.")}
-    drawing = sinks.Drawing("health", 2, step, pictures, texts={"health/alarm": f"{ALARM}, step {step}"})
-    return sinks.Files(drawing, {tag: encode(picture) for tag, picture in pictures.items()})
+    drawing = sinks.LoggedDrawing("health", 2, step, pictures, texts={"health/alarm": f"{ALARM}, step {step}"})
+    return sinks.EncodedDrawing(drawing, {tag: encode(picture) for tag, picture in pictures.items()})
 
 
 def _texts(folder, tag):

@@ -261,13 +261,13 @@ def test_three_callbacks_share_one_forward_of_the_probes(fit, tiny):
                 calls.append(len(images))
             return super().forward(images)
 
-    quiet = {"num_mistakes": 0, "trust": False}
+    quiet = {"num_mistakes": 0, "heatmap_metrics": False}
     fit([ActivationLogger(num_probes=5), GradCAMLogger(num_probes=5, **quiet)], module=Counts(tiny()), max_epochs=1)
-    # the dry run: a survey and the shared look; then one look a drawing
+    # the dry run: a trace and the shared forward; then one forward a drawing
     assert calls.count(5) == 3
     calls.clear()
     fit([GradCAMLogger(num_probes=5, num_mistakes=0)], module=Counts(tiny()), max_epochs=1)
-    assert calls.count(5) == 3 + 2 * 6, "six forwards more at each drawing for the numbers of trust"
+    assert calls.count(5) == 3 + 2 * 6, "six forwards more at each drawing for the heatmap metrics"
 
 
 def test_probes_of_their_own_need_a_forward_of_their_own(fit):

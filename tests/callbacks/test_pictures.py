@@ -217,6 +217,8 @@ def test_the_maps_in_a_heatmap_are_those_of_the_network_at_that_moment(fit, monk
     with isolated(module):
         wanted = [("net.relu2", best[:, 0], "gradcam"), ("net.relu2", other, "gradcam")]
         wanted.append(("net.relu1", best[:, 0], "hirescam"))
-        first, second, finer = cams.look(module, images, explanations=[cams.Explanation(*each) for each in wanted]).maps
+        first, second, finer = cams.run_forward(
+            module, images, explanations=[cams.Explanation(*each) for each in wanted]
+        ).maps
     for column, expected in zip(seen[-1], [first, second, first - second, finer], strict=True):
         torch.testing.assert_close(column.maps, expected, atol=1e-6, rtol=1e-4)

@@ -15,8 +15,7 @@ import torch
 from fits import Events, facts
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
-from lightning_convviz import GradCAMLogger, _lightning
-from lightning_convviz import statistics as layer_statistics
+from lightning_convviz import GradCAMLogger, _lightning, layer_stats
 
 PROGRAM = Path(__file__).with_name("ranks.py")
 slow = pytest.mark.slow
@@ -71,7 +70,7 @@ def test_training_ends_as_without_the_callbacks_and_the_pictures_are_there(case,
     if case != "sharded":
         carried = [facts(image) for image in events.images("gradcam/mistakes")]
         assert [page["validated"] for page in carried] == [20, 20, 20]
-        assert [facts(image)["count"] for image in events.images("statistics/activations")] == [20, 20, 20]
+        assert [facts(image)["count"] for image in events.images("layer_stats/activations")] == [20, 20, 20]
         for page in carried:  # of both ranks, which have every other image
             assert {row % 2 for row in page["rows"]} == {0, 1}
             assert len(set(page["rows"])) == len(page["rows"]) == 8
@@ -87,9 +86,9 @@ def test_figures_of_two_ranks_are_those_of_one_big_batch(tmp_path):
     """A network that stays the same, and a validation that divides evenly."""
     run(tmp_path, "figures")
     maps, images = torch.load(tmp_path / "maps.pt", weights_only=True)
-    tally = layer_statistics.Tally()
-    tally.add(tally.reduce(maps), images)
-    expected = layer_statistics.figures(tally.sums())
+    tally = layer_stats.LayerAccumulator()
+    tally.update(tally.reduce(maps), images)
+    expected = layer_stats.figures(tally.compute())
     events = Events(tmp_path / "watched")
     for figure, value in expected.scalars().items():
         told = events.scalar(f"convviz/activations/{figure}/net.relu2")

@@ -9,7 +9,7 @@ function neighbor(by) {
   const at = tags.indexOf(state.tag);
   const tag = tags[at < 0 ? (by > 0 ? 0 : tags.length - 1) : Math.min(Math.max(at + by, 0), tags.length - 1)];
   if (!tag) return;
-  if (find("large").open) enlarge(tag);
+  if (find("large").open) resize_maps(tag);
   else choose(tag);
 }
 
@@ -21,7 +21,7 @@ const KEYS = {
   " ": () => (state.playing ? pause() : play()),
   j: () => neighbor(1),
   k: () => neighbor(-1),
-  Enter: () => state.tag && enlarge(state.tag),
+  Enter: () => state.tag && resize_maps(state.tag),
   "/": () => find("filter").focus(),
   "?": () => find("help").showModal(),
   "+": () => zoomBy(1),

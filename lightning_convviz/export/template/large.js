@@ -3,7 +3,7 @@
 
 const large = { zoom: null, frame: make("div", { class: "frame" }) };
 
-function enlarge(tag) {
+function resize_maps(tag) {
   large.zoom = null;
   choose(tag, false);
   find("stage").replaceChildren(large.frame);

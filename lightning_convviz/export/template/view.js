@@ -1,7 +1,7 @@
 "use strict";
 // Drawing: the slider, a card for each tag, alarms, charts.
 
-const FIRST = ["evolution", "statistics"]; // what tells of the whole run stands on top
+const FIRST = ["evolution", "layer_stats"]; // what tells of the whole run stands on top
 const SMALL = 320; // pixels: narrower pictures are enlarged by whole numbers
 const KEPT = 240; // decoded pictures that are kept
 
@@ -75,7 +75,7 @@ function cardOf(entry) {
   }
   Object.assign(card, { entry, frame, when });
   frame.append(roomFor(entry));
-  frame.addEventListener("click", () => enlarge(entry.tag));
+  frame.addEventListener("click", () => resize_maps(entry.tag));
   frame.addEventListener("focus", () => choose(entry.tag, false));
   hover(frame);
   return card;

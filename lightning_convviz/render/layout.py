@@ -32,7 +32,7 @@ UNKNOWN = (90, 90, 90)
 
 
 @dataclass(frozen=True)
-class Block:
+class TileGrid:
     """Equal tiles in rows: level codes (n, y, x) or RGB (n, y, x, 3), each enlarged `zoom` times, every pixel alike."""
 
     tiles: UInt8[Tensor, "n y x *rgb"]
@@ -101,7 +101,7 @@ class Picture:
 
     width: int
     height: int
-    blocks: tuple[Block, ...]
+    blocks: tuple[TileGrid, ...]
     labels: tuple[Label, ...]
     frames: tuple[Frame, ...]
     colormap: str | None
@@ -166,7 +166,7 @@ def zoom_for(tile: int, columns: int, *, width: int = CARD) -> int:
 
 
 @dataclass
-class Sheet:
+class PageLayout:
     """A page that is filled from top to bottom.
 
     Attributes:
@@ -177,7 +177,7 @@ class Sheet:
 
     width: int
     y: int = MARGIN
-    _blocks: list[Block] = field(default_factory=list)
+    _blocks: list[TileGrid] = field(default_factory=list)
     _labels: list[Label] = field(default_factory=list)
     _frames: list[Frame] = field(default_factory=list)
 
@@ -229,18 +229,18 @@ class Sheet:
         gap: int = GAP,
         above: int = 0,
         below: int = 0,
-    ) -> Block:
+    ) -> TileGrid:
         """Tiles in rows, `gap` pixels apart.
 
         `above` and `below` leave that many pixels free for captions around each row.
         """
         w, h = tiles.shape[2] * zoom, tiles.shape[1] * zoom
-        block = Block(tiles, x, self.y + above, w + gap, above + h + min(gap, ROW) + below, columns, zoom)
+        block = TileGrid(tiles, x, self.y + above, w + gap, above + h + min(gap, ROW) + below, columns, zoom)
         self._blocks.append(block)
         self.y += -(-len(tiles) // columns) * block.dy
         return block
 
-    def frame(self, block: Block, first: int, last: int, color: tuple[int, int, int]) -> None:
+    def frame(self, block: TileGrid, first: int, last: int, color: tuple[int, int, int]) -> None:
         """An outline around the tiles `first` to `last` of one row."""
         (x, y), (right, _), (w, h) = block.corner(first), block.corner(last), block.size
         self._frames.append(Frame(x, y, right + w - x, h, color))
@@ -254,12 +254,12 @@ class Sheet:
         codes = torch.arange(LEVELS, dtype=torch.uint8)
         bar = (codes if ramp is None else ramp)[:: max(1, LEVELS // (self.width // 4))]
         bar = bar[None].expand(self.text - 2, *bar.shape)
-        self._blocks.append(Block(bar[None], x, self.y + 2, 0, 0, 1, 1))
+        self._blocks.append(TileGrid(bar[None], x, self.y + 2, 0, 0, 1, 1))
         self.label(f"{high}   {note}", x + bar.shape[1] + 4, self.y, width=self.width - x - bar.shape[1] - 8)
         self.y += self.line + 2
 
     def picture(
-        self, *, main: Block, colormap: str | None, legend: str, about: Mapping[str, Any], budget: int = BUDGET
+        self, *, main: TileGrid, colormap: str | None, legend: str, about: Mapping[str, Any], budget: int = BUDGET
     ) -> Picture:
         """The page as a picture; `main` is the block that the facts in `about` speak of."""
         facts = {**about, "colormap": colormap, "tiles": main.geometry()}

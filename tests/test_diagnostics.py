@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_convviz.alarms import Alarms, Reading, noise, rules
-from lightning_convviz.statistics import Tally, figures
+from lightning_convviz.diagnostics import Alarms, Reading, noise, rules
+from lightning_convviz.layer_stats import LayerAccumulator, figures
 
 WELL = Reading("mid", 0, 0, False, 64, 0.0, 0.5, 0.3, 3.0, 12.0, 0.9, 0.1, True, None)
 
@@ -30,7 +30,7 @@ def drawing(number, first=None, initial=False, **mid):
 def course(*changes, alarms=None):
     """Kind and layer of the alarms of each drawing."""
     alarms = alarms or Alarms()
-    return [[(each.kind, each.layer) for each in alarms.hear(drawing(n, **each))] for n, each in enumerate(changes)]
+    return [[(each.kind, each.layer) for each in alarms.update(drawing(n, **each))] for n, each in enumerate(changes)]
 
 
 # kind -> what is well, what is sick, and the same a little on the well side of the threshold
@@ -61,7 +61,7 @@ def test_a_recovered_layer_is_told_of_again_and_one_that_is_hardly_better_is_not
 def test_since_is_the_epoch_in_which_it_began():
     alarms = Alarms()
     for number, dead in enumerate([0.0, 0.3, 0.0, 0.3, 0.28]):
-        found = alarms.hear(drawing(number, dead=dead))
+        found = alarms.update(drawing(number, dead=dead))
     (alarm,) = found
     assert (alarm.since, alarm.figure) == (3, 0.28)
     assert alarm.text == "mid: 18 of 64 channels (28%) were above 0 for no picture, since epoch 3."
@@ -111,7 +111,7 @@ def test_the_last_layer_may_have_many_dead_channels_and_a_signed_one_as_well():
         alarms, told = Alarms(), []
         for number in range(3):
             layers = drawing(number)
-            told += alarms.hear([*layers[:2], replace(layers[2], dead=dead, mean=mean)])
+            told += alarms.update([*layers[:2], replace(layers[2], dead=dead, mean=mean)])
         return [each.kind for each in told]
 
     assert (last(0.74), last(0.76), last(1.0, mean=-1.0)) == ([], ["dead"], [])
@@ -171,14 +171,14 @@ def test_a_layer_that_is_to_rest_is_no_alarm():
 
 def all_at(scale, alarms, number, step=None):
     readings = [replace(each, change=scale, step=each.step if step is None else step) for each in drawing(number)]
-    return [(each.kind, each.layer) for each in alarms.hear(readings)]
+    return [(each.kind, each.layer) for each in alarms.update(readings)]
 
 
 def test_all_layers_may_come_to_rest_together():
     alarms = Alarms()
     assert [all_at(0.1 * 10.0**-n, alarms, n) for n in range(12)] == [[]] * 12
     slow = [replace(each, change=change) for each, change in zip(drawing(12), (1e-7, 0.0, 1e-7), strict=True)]
-    assert alarms.hear(slow) == alarms.hear([replace(each, step=10_000) for each in slow]) == []  # rounded away
+    assert alarms.update(slow) == alarms.update([replace(each, step=10_000) for each in slow]) == []  # rounded away
 
 
 def test_nothing_moves_at_all():
@@ -243,16 +243,16 @@ SICK_RUN = [
 @pytest.mark.parametrize("cut", range(len(SICK_RUN)))
 def test_a_resumed_run_goes_on_identically(cut):
     whole, part = Alarms(), Alarms()
-    said = [whole.hear(drawing(number, **each)) for number, each in enumerate(SICK_RUN)]
+    said = [whole.update(drawing(number, **each)) for number, each in enumerate(SICK_RUN)]
     assert len({each.kind for told in said for each in told}) >= 5
     for number, each in enumerate(SICK_RUN[:cut]):
-        part.hear(drawing(number, **each))
+        part.update(drawing(number, **each))
     saved = json.loads(json.dumps(part.state()))
     kept = copy.deepcopy(saved)
     resumed = Alarms()
     resumed.restore(saved)
     assert str(resumed.active()) == str(part.active())  # not a number is unlike itself
-    rest = [resumed.hear(drawing(number, **each)) for number, each in enumerate(SICK_RUN) if number >= cut]
+    rest = [resumed.update(drawing(number, **each)) for number, each in enumerate(SICK_RUN) if number >= cut]
     assert str(rest) == str(said[cut:])
     assert str(saved) == str(kept)  # nothing is shared with what was saved
 
@@ -260,12 +260,12 @@ def test_a_resumed_run_goes_on_identically(cut):
 def test_memory_is_flat():
     alarms, sizes = Alarms(), []
     for number in range(200):
-        alarms.hear(drawing(number, **SICK_RUN[1 + number % 13]))
+        alarms.update(drawing(number, **SICK_RUN[1 + number % 13]))
         sizes.append(
             sum(len(each["recent"]) + len(each["rows"]) + len(each["since"]) for each in alarms.state().values())
         )
     assert max(sizes[100:]) <= max(sizes[:100])
-    assert alarms.hear([]) == alarms.active() == []
+    assert alarms.update([]) == alarms.active() == []
     assert alarms.state() == {}
 
 
@@ -298,9 +298,9 @@ def watched(lr, *, prepare=lambda net: None, skip=(), epochs=3):
         readings = []
         with torch.no_grad():
             for place, conv in enumerate(convs):
-                tally = Tally()
-                tally.add(tally.reduce(net[: 2 * place + 2](images)), images)
-                found = figures(tally.sums())
+                tally = LayerAccumulator()
+                tally.update(tally.reduce(net[: 2 * place + 2](images)), images)
+                found = figures(tally.compute())
                 change = float((conv.weight - last[place]).norm() / last[place].norm()) if epoch >= 0 else None
                 last[place] = conv.weight.detach().clone()
                 reading = Reading(
@@ -310,7 +310,7 @@ def watched(lr, *, prepare=lambda net: None, skip=(), epochs=3):
                 )  # fmt: skip
                 readings.append(reading)
             right = float((net(images).argmax(1) == labels).float().mean())
-        told[epoch] = [(each.kind, each.layer) for each in alarms.hear(readings)]
+        told[epoch] = [(each.kind, each.layer) for each in alarms.update(readings)]
     return told, right
 
 

@@ -6,9 +6,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_convviz.trust.asking import Forward, area, check, drops, probabilities, softly, stages
-from lightning_convviz.trust.masking import Baseline, blurred
-from lightning_convviz.trust.places import correlation, defined, energy_inside, entropy, pointing
+from lightning_convviz.heatmap_metrics.localization import correlation, defined, energy_inside, entropy, pointing
+from lightning_convviz.heatmap_metrics.masking import Baseline, blurred
+from lightning_convviz.heatmap_metrics.perturbation import (
+    Forward,
+    area,
+    check,
+    drops,
+    probabilities,
+    soft_masks,
+    step_masks,
+)
 
 
 def report(
@@ -47,8 +55,8 @@ def report(
     check(images, heat, steps)
     found = {"entropy": entropy(heat)}
     if forward is not None:
-        deleted, inserted = stages(heat, steps)
-        p = probabilities(forward, images, softly(heat) + deleted + inserted, classes, baseline, chunk)
+        deleted, inserted = step_masks(heat, steps)
+        p = probabilities(forward, images, soft_masks(heat) + deleted + inserted, classes, baseline, chunk)
         found |= drops(p, heat)
         found["deletion"] = defined(area(p[0], p[4 : 3 + steps], p[1]), heat)
         found["insertion"] = defined(area(p[1], p[3 + steps :], p[0]), heat)

@@ -14,15 +14,16 @@ on the shape alone: neither batches nor memory order change it.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from lightning_convviz.statistics.bins import BINS, counts
-from lightning_convviz.statistics.similarity import prints
-from lightning_convviz.statistics.sums import PICTURES, Sums
+from lightning_convviz.layer_stats.bins import BINS, counts
+from lightning_convviz.layer_stats.similarity import fingerprints
+from lightning_convviz.layer_stats.sums import PICTURES, Sums, join
 
 WHOLE, SIDE = 8, 4  # positions along y and x: as many are read whole, of more this many at most
 VALUES = 512  # of an image, counted in bins
@@ -50,7 +51,7 @@ class Batch:
         return len(self.features)
 
 
-class Tally:
+class LayerAccumulator:
     """Running sums of one layer's output over one validation.
 
     Sums are in float64, where the device has it, around the mean of the first images: any split into batches gives the
@@ -64,19 +65,19 @@ class Tally:
         pictures: how many images' features are kept, the first ones that pass. Of several ranks each keeps its share.
 
     Example:
-        >>> tally = Tally()
+        >>> accumulator = LayerAccumulator()
         >>> maps = torch.tensor([[[[0.0, 2.0]]], [[[1.0, 5.0]]]])
-        >>> tally.add(tally.reduce(maps), torch.zeros(2, 3, 4, 4))
-        >>> sums = tally.sums()
+        >>> accumulator.update(accumulator.reduce(maps), torch.zeros(2, 3, 4, 4))
+        >>> sums = accumulator.compute()
         >>> sums.count, sums.peak.tolist(), sums.mean.tolist(), sums.scatter.tolist()
         (2, [5.0], [2.0], [[2.0]])
     """
 
     def __init__(self, pictures: int = PICTURES) -> None:
         self.pictures = pictures
-        self.clear()
+        self.reset()
 
-    def clear(self) -> None:
+    def reset(self) -> None:
         """A new validation begins."""
         self._count = 0
         self._kept: list[tuple[Tensor, Tensor]] = []
@@ -97,27 +98,27 @@ class Tally:
                 sample=_sample(grid).clone(),
             )
 
-    def add(self, batch: Batch, images: Num[Tensor, "n ..."]) -> None:
+    def update(self, batch: Batch, images: Num[Tensor, "n ..."]) -> None:
         """Take a batch: what `reduce` made of a layer's output, and its images, once they are known."""
         room = max(0, self.pictures - self._count)
         with torch.inference_mode(False), torch.no_grad():
             if room or not self._kept:
-                self._kept.append((batch.features[:room], prints(images[:room]).to(batch.features.device)))
+                self._kept.append((batch.features[:room], fingerprints(images[:room]).to(batch.features.device)))
         self._waiting.append(batch)
         self._count += len(batch)
         if sum(map(len, self._waiting)) >= TOGETHER:
-            self._settle()
+            self._flush()
 
-    def sums(self) -> Sums | None:
+    def compute(self) -> Sums | None:
         """The sums so far; None where nothing has passed."""
-        self._settle()
+        self._flush()
         if self._running is None:
             return None
         with torch.inference_mode(False), torch.no_grad():
             features, fingerprints = (torch.cat(each) for each in zip(*self._kept, strict=True))
-            return self._running.sums(self._count, features, fingerprints)
+            return self._running.compute(self._count, features, fingerprints)
 
-    def _settle(self) -> None:
+    def _flush(self) -> None:
         """Put what waits into the sums."""
         if not self._waiting:
             return
@@ -129,8 +130,30 @@ class Tally:
             sample = torch.cat([batch.sample.flatten() for batch in self._waiting])
             if self._running is None:
                 self._running = _Running(features)
-            self._running.add(features, peaks.to(features), magnitudes, sample)
+            self._running.update(features, peaks.to(features), magnitudes, sample)
         self._waiting.clear()
+
+    @staticmethod
+    def merge(parts: Sequence[Sums | None]) -> Sums | None:
+        """The sums of several processes, each of a part of the images, as one; in main memory, ranks in order.
+
+        Features are those of the first rank's images, then the second's, at most 256. None where nothing passed
+        anywhere.
+        """
+        found = [part.cpu() for part in parts if part is not None]
+        found = [
+            part for part in found if part.channels == found[0].channels
+        ]  # a rank that is behind may have another net
+        if not found:
+            return None
+        whole = found[0]
+        for part in found[1:]:
+            whole = join(whole, part)
+        return (
+            replace(whole, features=whole.features[:PICTURES], fingerprints=whole.fingerprints[:PICTURES])
+            if found[1:]
+            else whole
+        )
 
 
 class _Running:
@@ -145,7 +168,7 @@ class _Running:
         self.bins = torch.zeros(BINS, dtype=torch.int64, device=features.device)
         self.peak, self.low = features.new_full((channels,), -torch.inf), features.new_full((channels,), torch.inf)
 
-    def add(
+    def update(
         self,
         features: Float[Tensor, "n c"],
         peaks: Float[Tensor, "n c"],
@@ -161,7 +184,7 @@ class _Running:
         torch.maximum(self.peak, peaks.amax(0), out=self.peak)
         torch.minimum(self.low, features.amin(0), out=self.low)
 
-    def sums(self, count: int, features: Float[Tensor, "m c"], fingerprints: Float[Tensor, " m"]) -> Sums:
+    def compute(self, count: int, features: Float[Tensor, "m c"], fingerprints: Float[Tensor, " m"]) -> Sums:
         apart, scatter = self.total / count, self.scatter
         return Sums(
             count=count,
@@ -172,7 +195,7 @@ class _Running:
             mean=self.origin + apart,
             scatter=None if scatter is None else scatter - torch.outer(self.total, apart),
             features=features,
-            prints=fingerprints,
+            fingerprints=fingerprints,
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lightning_convviz.layers.record import named
+from lightning_convviz.layers.record import named_layers
 
 T = TypeVar("T")
 
@@ -16,13 +16,13 @@ JIT = " (What `torch.jit` compiled can't be watched: give the model as it was be
 
 
 @dataclass
-class Run:
+class LayerTrace:
     """What one forward showed of a layer: its last output's shape, its calls, and which call took that output next."""
 
     module: nn.Module
     shape: tuple[int, ...]
     calls: int
-    then: tuple[str, int] | None = None
+    next_call: tuple[str, int] | None = None
 
     @property
     def is_map(self) -> bool:
@@ -30,9 +30,9 @@ class Run:
         return len(self.shape) == 4 and self.shape[2] * self.shape[3] > 1
 
 
-def survey(model: nn.Module, forward: Callable[[], object]) -> dict[str, Run]:
+def trace(model: nn.Module, forward: Callable[[], object]) -> dict[str, LayerTrace]:
     """Run `forward` once and tell which layers of `model` returned tensors, in the order in which they finished."""
-    runs: dict[str, Run] = {}
+    runs: dict[str, LayerTrace] = {}
     calls: Counter[str] = Counter()
     last: list[tuple[str, Tensor]] = []  # the leaf that ran last, with its output: kept so that `is` can be trusted
 
@@ -40,10 +40,10 @@ def survey(model: nn.Module, forward: Callable[[], object]) -> dict[str, Run]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             calls[name] += 1
             if leaf and last and args and args[0] is last[0][1]:
-                runs[last[0][0]].then = (name, calls[name])
+                runs[last[0][0]].next_call = (name, calls[name])
             if isinstance(output, Tensor):
                 runs.pop(name, None)  # a layer that runs again moves to the end
-                runs[name] = Run(module, tuple(output.shape), calls[name])
+                runs[name] = LayerTrace(module, tuple(output.shape), calls[name])
                 if leaf:
                     last[:] = [(name, output)]
 
@@ -51,7 +51,7 @@ def survey(model: nn.Module, forward: Callable[[], object]) -> dict[str, Run]:
 
     handles = [
         module.register_forward_hook(note(name, not any(True for _ in module.children())))
-        for name, module in named(model).items()
+        for name, module in named_layers(model).items()
         if not isinstance(module, torch.jit.ScriptModule)
     ]
     try:
@@ -62,13 +62,13 @@ def survey(model: nn.Module, forward: Callable[[], object]) -> dict[str, Run]:
     return runs
 
 
-def settled(runs: Mapping[str, Run], name: str) -> str:
-    """Where a convolution's value has settled: after the normalization and nonlinearity that directly follow it.
+def post_activation(runs: Mapping[str, LayerTrace], name: str) -> str:
+    """The last of the layers that directly follow a convolution: its normalization, its nonlinearity, or itself.
 
     Follows the modules that took the layer's output, kept its shape and have no weight matrix. The walk ends where the
     nonlinearity is a function (`F.relu`), where a sum comes between, and at a module that runs again later.
     """
-    while taken := runs[name].then:
+    while taken := runs[name].next_call:
         following, call = taken
         run = runs.get(following)
         if run is None or run.shape != runs[name].shape or run.calls != call:
@@ -79,42 +79,27 @@ def settled(runs: Mapping[str, Run], name: str) -> str:
     return name
 
 
-def convolutions(runs: Mapping[str, Run], *, count: int) -> list[str]:
-    """Up to `count` convolutions with a spatial map, evenly spread over depth, the first and the last included.
+def convolutions(runs: Mapping[str, LayerTrace], *, count: int) -> list[str]:
+    """Up to `count` convolutions with a spatial map, evenly spaced over depth, the first and the last included.
 
     Strided 1 x 1 convolutions, the projections around a residual block, do not count.
 
     Raises:
         ValueError: where no convolution with a map larger than 1 x 1 ran.
     """
-    names = [name for name, run in runs.items() if run.is_map and _looks_around(run.module)]
+    names = [name for name, run in runs.items() if run.is_map and _is_spatial_or_unstrided_conv(run.module)]
     if not names:
         raise ValueError('`layers` is "auto", but no convolution with a map of over 1 x 1 ran. Name the layers.' + JIT)
-    return spread(names, count)
+    return evenly_spaced(names, count)
 
 
-def _looks_around(module: nn.Module) -> bool:
+def _is_spatial_or_unstrided_conv(module: nn.Module) -> bool:
     if not isinstance(module, nn.modules.conv._ConvNd):
         return False
     return max(module.kernel_size) > 1 or max(module.stride) == 1
 
 
-def last_map(runs: Mapping[str, Run]) -> str:
-    """The last layer of a forward whose output still has a spatial map (n, c, y, x); dropout does not count as one.
-
-    Raises:
-        ValueError: where no layer has one.
-    """
-    idle = nn.Identity, nn.modules.dropout._DropoutNd
-    names = [name for name, run in runs.items() if run.is_map and not isinstance(run.module, idle)]
-    if not names:
-        raise ValueError(
-            '`layer` is "auto", but no layer returned a map (n, c, y, x) of over 1 x 1. Name a layer.' + JIT
-        )
-    return names[-1]
-
-
-def require_ran(runs: Mapping[str, Run], names: Sequence[str], *, argument: str) -> None:
+def require_ran(runs: Mapping[str, LayerTrace], names: Sequence[str], *, argument: str) -> None:
     """Check that layers ran and returned tensors.
 
     Raises:
@@ -128,7 +113,7 @@ def require_ran(runs: Mapping[str, Run], names: Sequence[str], *, argument: str)
             )
 
 
-def require_maps(runs: Mapping[str, Run], names: Sequence[str], *, argument: str = "layers") -> None:
+def require_maps(runs: Mapping[str, LayerTrace], names: Sequence[str], *, argument: str = "layers") -> None:
     """Check that layers ran and returned maps.
 
     Raises:
@@ -143,10 +128,10 @@ def require_maps(runs: Mapping[str, Run], names: Sequence[str], *, argument: str
             )
 
 
-def spread(items: Sequence[T], count: int) -> list[T]:
+def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
     """Up to `count` items at even distances, the first and the last included.
 
-    >>> spread([0, 1, 2, 3, 4, 5, 6], 3)
+    >>> evenly_spaced([0, 1, 2, 3, 4, 5, 6], 3)
     [0, 3, 6]
     """
     if count >= len(items):

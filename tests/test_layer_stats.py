@@ -9,10 +9,19 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_convviz.statistics import PICTURES, Tally, bins, cka, figures, layer, prints, same, summed
+from lightning_convviz.layer_stats import (
+    PICTURES,
+    LayerAccumulator,
+    bins,
+    cka,
+    figures,
+    fingerprints,
+    layer,
+    same,
+)
 
 FIGURES = ("sparsity", "mean", "high", "effective_rank", "saturation")
-SHARED = ("peak", "low", "magnitude", "mean", "scatter", "features", "prints")
+SHARED = ("peak", "low", "magnitude", "mean", "scatter", "features", "fingerprints")
 
 
 def drawn(*shape, seed=0):
@@ -21,12 +30,12 @@ def drawn(*shape, seed=0):
 
 def passed(maps, batches=None, *, pictures=PICTURES, images=None):
     """A tally after a validation: images of a network that is the identity are its maps."""
-    tally = Tally(pictures)
+    tally = LayerAccumulator(pictures)
     images = maps if images is None else images
     batches = batches or [len(maps)]
     for part, each in zip(maps.split(batches), images.split(batches), strict=True):
-        tally.add(tally.reduce(part), each)
-    return tally.sums()
+        tally.update(tally.reduce(part), each)
+    return tally.compute()
 
 
 def close(found, expected, names=FIGURES, **how):
@@ -56,13 +65,13 @@ def known():
 
 def test_a_known_net_has_the_figures_of_numpy(known):
     net, images, maps = known
-    tally = Tally()
+    tally = LayerAccumulator()
     net[1].register_forward_hook(lambda module, args, output: held.append(tally.reduce(output.detach())))
     for part in images.split(16):
         held = []
         net(part)
-        tally.add(held[0], part)
-    found = figures(tally.sums())
+        tally.update(held[0], part)
+    found = figures(tally.compute())
 
     assert (found.count, found.channels) == (40, 7)
     assert found.sparsity == np.mean(maps <= 0)
@@ -116,20 +125,20 @@ def test_any_batches_give_the_figures_of_one(batches, shape, together, monkeypat
 def test_ranks_together_have_the_figures_of_one_process(world):
     maps = drawn(60, 6, 5, 7) * drawn(6, 1, 1, seed=1).exp() + 3
     parts = [passed(maps[rank::world], [8] * 2 + [60 // world - 16], pictures=9) for rank in range(world)]
-    found, expected = summed([None, *parts, None]), passed(maps, pictures=9)
+    found, expected = LayerAccumulator.merge([None, *parts, None]), passed(maps, pictures=9)
     assert torch.equal(found.bins, expected.bins)
     close(figures(found), figures(expected), rtol=1e-6, atol=0)
     assert found.count == 60
     rows = torch.cat([maps[rank::world][:9] for rank in range(world)])
     torch.testing.assert_close(found.features, rows.mean((2, 3)))
-    torch.testing.assert_close(found.prints, prints(rows))
-    assert summed([None]) is None
+    torch.testing.assert_close(found.fingerprints, fingerprints(rows))
+    assert LayerAccumulator.merge([None]) is None
 
 
 def test_ranks_keep_no_more_than_256_features_and_one_with_another_net_is_left_out():
     parts = [passed(drawn(200, 3, 1, 1, seed=rank)) for rank in range(2)]
-    found = summed([*parts, passed(drawn(10, 4, 1, 1))])
-    assert (found.count, len(found.features), len(found.prints)) == (400, 256, 256)
+    found = LayerAccumulator.merge([*parts, passed(drawn(10, 4, 1, 1))])
+    assert (found.count, len(found.features), len(found.fingerprints)) == (400, 256, 256)
     torch.testing.assert_close(found.features[200:], parts[1].features[:56])
 
 
@@ -137,27 +146,27 @@ def test_the_features_of_the_first_images_are_kept_and_no_more():
     maps = drawn(70, 3, 4, 4)
     found = passed(maps, [32, 32, 6], pictures=40, images=drawn(70, 3, 8, 8))
     torch.testing.assert_close(found.features, maps[:40].mean((2, 3)))
-    torch.testing.assert_close(found.prints, prints(drawn(70, 3, 8, 8)[:40]))
+    torch.testing.assert_close(found.fingerprints, fingerprints(drawn(70, 3, 8, 8)[:40]))
     assert found.features.untyped_storage().nbytes() == 40 * 3 * 4
     assert found.count == 70
 
 
 def test_what_waits_to_be_summed_is_bounded():
-    tally = Tally()
+    tally = LayerAccumulator()
     for _ in range(70):
-        tally.add(tally.reduce(drawn(10, 2, 4, 4)), drawn(10, 1, 4, 4))
+        tally.update(tally.reduce(drawn(10, 2, 4, 4)), drawn(10, 1, 4, 4))
         assert sum(map(len, tally._waiting)) < 256
         assert sum(len(features) for features, _ in tally._kept) <= 256
-    assert tally.sums().count == 700
+    assert tally.compute().count == 700
 
 
 def test_a_new_validation_begins_with_nothing():
-    tally = Tally()
-    tally.add(tally.reduce(drawn(3, 2, 4, 4)), drawn(3, 1, 4, 4))
-    tally.clear()
-    assert tally.sums() is None
-    tally.add(tally.reduce(drawn(2, 5, 4, 4)), drawn(2, 1, 4, 4))
-    assert (tally.sums().count, tally.sums().channels) == (2, 5)
+    tally = LayerAccumulator()
+    tally.update(tally.reduce(drawn(3, 2, 4, 4)), drawn(3, 1, 4, 4))
+    tally.reset()
+    assert tally.compute() is None
+    tally.update(tally.reduce(drawn(2, 5, 4, 4)), drawn(2, 1, 4, 4))
+    assert (tally.compute().count, tally.compute().channels) == (2, 5)
 
 
 @pytest.mark.parametrize("shape", [(6, 5, 7), (40, 33, 20), (2000, 2, 3)])
@@ -170,27 +179,27 @@ def test_memory_order_changes_nothing(shape):
 
 @pytest.mark.parametrize("shape", [(4, 1, 1), (4, 2, 3), (3, 20, 20)])
 def test_what_the_net_does_to_its_tensors_later_changes_nothing(shape):
-    tally, maps, images = Tally(), drawn(6, *shape), drawn(6, 3, 8, 8)
+    tally, maps, images = LayerAccumulator(), drawn(6, *shape), drawn(6, 3, 8, 8)
     expected = passed(maps.clone(), images=images.clone())
     batch = tally.reduce(maps)
     maps.fill_(7)
-    tally.add(batch, images)
+    tally.update(batch, images)
     images.zero_()
-    found = tally.sums()
-    tally.add(tally.reduce(maps), images)
-    tally.sums()  # those that were handed out stay as they are
+    found = tally.compute()
+    tally.update(tally.reduce(maps), images)
+    tally.compute()  # those that were handed out stay as they are
     for name in (*SHARED, "bins"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
 
 
 def test_sums_of_inference_mode_are_normal_tensors(monkeypatch):
     monkeypatch.setattr(layer, "TOGETHER", 4)
-    tally = Tally()
+    tally = LayerAccumulator()
     with torch.inference_mode():
         maps = drawn(6, 4, 5, 5)
-        tally.add(tally.reduce(maps), maps)
-    tally.add(tally.reduce(maps.clone()), maps.clone())  # sums are updated in place
-    found = tally.sums()
+        tally.update(tally.reduce(maps), maps)
+    tally.update(tally.reduce(maps.clone()), maps.clone())  # sums are updated in place
+    found = tally.compute()
     kept = [each for each in vars(found).values() if isinstance(each, torch.Tensor)]
     assert not any(each.is_inference() for each in kept)
     torch.ones(4, requires_grad=True).mul(found.features[0]).sum().backward()
@@ -199,7 +208,7 @@ def test_sums_of_inference_mode_are_normal_tensors(monkeypatch):
 
 def test_nothing_of_a_graph_is_kept():
     maps = drawn(6, 4, 5, 5).requires_grad_()
-    tally = Tally()
+    tally = LayerAccumulator()
     batch = tally.reduce(maps * 2)
     assert not any(each.requires_grad for each in vars(batch).values())
 
@@ -259,7 +268,12 @@ def test_a_constant_channel_is_dead_and_one_that_varies_below_zero_is_too():
     maps[:, 3] = 100
     maps[7, 3, 5, 5] = 99
     assert figures(passed(maps, [4, 5])).dead.tolist() == [True, True, False, False]
-    assert figures(summed([passed(maps[:4]), passed(maps[4:])])).dead.tolist() == [True, True, False, False]
+    assert figures(LayerAccumulator.merge([passed(maps[:4]), passed(maps[4:])])).dead.tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(("scale", "dormant"), [(0.0247, True), (0.0248, False)])
@@ -283,7 +297,7 @@ def test_values_that_are_not_finite_are_told(value, when):
     assert found.sparsity == pytest.approx(float((maps <= 0).float().mean()))
     assert found.high == pytest.approx(value, nan_ok=True) or value == -math.inf
     assert math.isnan(cka(found.features, found.features))
-    assert figures(summed([sums, passed(drawn(8, 4, 6, 6))])).count == 16
+    assert figures(LayerAccumulator.merge([sums, passed(drawn(8, 4, 6, 6))])).count == 16
 
 
 def test_more_channels_than_a_matrix_may_have_are_judged_by_the_kept_features():
@@ -294,7 +308,7 @@ def test_more_channels_than_a_matrix_may_have_are_judged_by_the_kept_features():
     found, expected = figures(sums), singular_rank(maps[:30, :, 0, 0])
     assert found.effective_rank == pytest.approx(expected, rel=1e-3)
     assert found.saturation == pytest.approx(3 / 1500)
-    assert figures(summed([sums, sums])).effective_rank == pytest.approx(expected, rel=1e-3)
+    assert figures(LayerAccumulator.merge([sums, sums])).effective_rank == pytest.approx(expected, rel=1e-3)
 
 
 # -- spectra ----------------------------------------------------------------------------------------------------------
@@ -444,7 +458,7 @@ def test_prints_tell_whether_the_images_are_the_same():
     maps, images = drawn(12, 4, 6, 6), drawn(12, 3, 9, 9)
 
     def seen(images, batches=(12,)):
-        return passed(maps[: len(images)], list(batches), images=images).prints
+        return passed(maps[: len(images)], list(batches), images=images).fingerprints
 
     first = seen(images)
     assert same(first, seen(images, (5, 7)))
@@ -457,8 +471,8 @@ def test_prints_tell_whether_the_images_are_the_same():
 
 def test_prints_read_large_images_and_whole_numbers():
     images = (drawn(3, 3, 300, 200) * 255).byte()
-    assert torch.equal(prints(images), prints(images.contiguous(memory_format=torch.channels_last)))
-    assert len(set(prints(images).tolist())) == 3
+    assert torch.equal(fingerprints(images), fingerprints(images.contiguous(memory_format=torch.channels_last)))
+    assert len(set(fingerprints(images).tolist())) == 3
 
 
 # -- inside a user's validation ---------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_convviz.statistics.responses import fitted, small
+from lightning_convviz.layer_stats.responses import resize_like, resize_to_side
 
 KEPT = 3  # pictures of a channel
 SIDE = 96  # pixels: of larger images a smaller copy is kept
@@ -20,7 +20,7 @@ Batch = tuple[Float[Tensor, "n k"], Int[Tensor, "n k"], tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class Ranked:
+class TopImages:
     """The m pictures that each of k channels answered to most, the strongest first.
 
     Attributes:
@@ -39,13 +39,13 @@ class Ranked:
     images: Float[Tensor, "k m c h w"]
     places: Float[Tensor, "k m 2"]
 
-    def cpu(self) -> "Ranked":
+    def cpu(self) -> "TopImages":
         """The same in main memory."""
         moved: dict[str, Any] = {name: each.cpu() for name, each in vars(self).items() if isinstance(each, Tensor)}
         return replace(self, **moved)
 
 
-class Best:
+class TopImagesAccumulator:
     """The running best pictures of some channels of a layer: `kept` for each, whatever passes.
 
     Of equal values the earlier picture stays, and a value that is no number wins nothing.
@@ -55,10 +55,10 @@ class Best:
         kept: pictures of each.
 
     Example:
-        >>> best = Best(lambda count: [0], kept=2)
+        >>> best = TopImagesAccumulator(lambda count: [0], kept=2)
         >>> maps = torch.tensor([0.0, 5.0, 2.0]).view(3, 1, 1, 1)
-        >>> best.add(best.reduce(maps), torch.zeros(3, 3, 4, 4))
-        >>> best.ranked().peaks, best.ranked().pictures
+        >>> best.update(best.reduce(maps), torch.zeros(3, 3, 4, 4))
+        >>> best.compute().peaks, best.compute().pictures
         (tensor([[5., 2.]]), tensor([[1, 2]]))
     """
 
@@ -79,7 +79,7 @@ class Best:
         peak, place = chosen.to(torch.promote_types(chosen.dtype, torch.float32)).max(2)
         return peak.nan_to_num(NONE), place, (output.shape[2], output.shape[3])
 
-    def add(self, batch: Batch, images: Float[Tensor, "n c h w"]) -> None:
+    def update(self, batch: Batch, images: Float[Tensor, "n c h w"]) -> None:
         """Take a batch: what `reduce` made of a layer's output, and its images.
 
         Images of another shape than the first ones are kept at the first ones' size.
@@ -96,28 +96,28 @@ class Best:
             self._count += len(images)
             self._state = _best(_empty(new, self.kept) if self._state is None else self._state, new)
 
-    def ranked(self) -> Ranked | None:
+    def compute(self) -> TopImages | None:
         """The best so far; None where nothing has passed."""
-        return None if self._state is None else Ranked(self._channels, self._count, **self._state)
+        return None if self._state is None else TopImages(self._channels, self._count, **self._state)
+
+    @staticmethod
+    def merge(parts: Sequence[TopImages | None]) -> TopImages | None:
+        """What several processes found, each in a part of the pictures, in main memory.
+
+        Pictures are numbered as Lightning's sampler deals them out: the i-th of process r of R is number `i R + r`. One
+        that two processes were dealt, which fills up the last batch, counts once.
+        """
+        found = [(rank, part.cpu()) for rank, part in enumerate(parts) if part is not None]
+        found = [(rank, part) for rank, part in found if part.channels == found[0][1].channels]
+        if not found:
+            return None
+        state = _numbered(*found[0], len(parts))
+        for rank, part in found[1:]:
+            state = _best(state, _once(state, _numbered(rank, part, len(parts))))
+        return TopImages(found[0][1].channels, sum(part.count for _, part in found), **state)
 
 
-def merged(parts: Sequence[Ranked | None]) -> Ranked | None:
-    """What several processes found, each in a part of the pictures, in main memory.
-
-    Pictures are numbered as Lightning's sampler deals them out: the i-th of process r of R is number `i R + r`. One
-    that two processes were dealt, which fills up the last batch, counts once.
-    """
-    found = [(rank, part.cpu()) for rank, part in enumerate(parts) if part is not None]
-    found = [(rank, part) for rank, part in found if part.channels == found[0][1].channels]
-    if not found:
-        return None
-    state = _numbered(*found[0], len(parts))
-    for rank, part in found[1:]:
-        state = _best(state, _once(state, _numbered(rank, part, len(parts))))
-    return Ranked(found[0][1].channels, sum(part.count for _, part in found), **state)
-
-
-def _numbered(rank: int, part: Ranked, world: int) -> dict[str, Tensor]:
+def _numbered(rank: int, part: TopImages, world: int) -> dict[str, Tensor]:
     numbers = torch.where(part.pictures < 0, -1, part.pictures * world + rank)
     return {"peaks": part.peaks, "pictures": numbers, "images": part.images, "places": part.places}
 
@@ -126,8 +126,8 @@ def _picked(images: Float[Tensor, "n c h w"], rows: Int[Tensor, "k m"]) -> Float
     """Small copies of some images: of whichever are fewer, these or all."""
     rows = rows.to(images.device)
     if rows.numel() > len(images):
-        return small(images, SIDE)[rows]
-    return _rows(small(images[rows.flatten()], SIDE), len(rows))
+        return resize_to_side(images, SIDE)[rows]
+    return _rows(resize_to_side(images[rows.flatten()], SIDE), len(rows))
 
 
 def _rows(images: Float[Tensor, "km c h w"], k: int) -> Float[Tensor, "k m c h w"]:
@@ -146,7 +146,7 @@ def _best(old: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, Tensor]:
     """The best of both for each channel; of equal values those of the lower number."""
     images = new["images"]
     if images.shape[2:] != old["images"].shape[2:]:
-        images = _rows(fitted(images.flatten(0, 1), old["images"].flatten(0, 1)), len(images))
+        images = _rows(resize_like(images.flatten(0, 1), old["images"].flatten(0, 1)), len(images))
     both = {name: torch.cat([old[name], {**new, "images": images}[name].to(old[name])], 1) for name in old}
     earlier = both["pictures"].argsort(dim=1, stable=True)
     order = earlier.gather(1, both["peaks"].gather(1, earlier).sort(dim=1, descending=True, stable=True).indices)

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lightning_convviz.statistics.bins import percentile
-from lightning_convviz.statistics.sums import Sums
+from lightning_convviz.layer_stats.bins import percentile
+from lightning_convviz.layer_stats.sums import Sums
 
-HIGH = 0.995  # the percentile that is told
+HIGH = 0.995  # the percentile that is reported
 TAU = 0.025  # of a dormant channel, the stricter one of Sokar et al.
 CONSTANT = 2e-6  # of the largest value: the rounding of a mean of 10⁴ values is a fourth of it
 SHARE = 0.99  # of the variance, for saturation
@@ -28,7 +28,7 @@ class Figures:
     Attributes:
         count: how many images passed.
         channels: how many channels, c.
-        sparsity: the share of values that are not above zero, in [0, 1]; of a sample (see `Tally`).
+        sparsity: the share of values that are not above zero, in [0, 1]; of a sample (see `LayerAccumulator`).
         dead: (c,), the channels that were never above zero, at any position of any image, or are constant: no image's
             mean is below the largest value by more than 2e-6 of it.
         dormant: (c,), the channels with E|hᵢ| ≤ 0.025 · meanₖ E|hₖ|: the score of Sokar et al. 2023, "The Dormant
@@ -43,7 +43,7 @@ class Figures:
             share of the channels, in [1 / c, 1]; 1 / c where nothing varies. Shenk et al. 2019, "Feature Space
             Saturation during Training" (https://arxiv.org/abs/2006.08679). Limited by the number of images too.
         features: (m, c), mean-pooled features of the first m images, for `cka`; at most 256.
-        prints: (m,), a fingerprint of each of these images, for `same`.
+        fingerprints: (m,), a fingerprint of each of these images, for `same`.
     """
 
     count: int
@@ -56,7 +56,7 @@ class Figures:
     effective_rank: float
     saturation: float
     features: Float[Tensor, "m c"]
-    prints: Float[Tensor, " m"]
+    fingerprints: Float[Tensor, " m"]
 
     def scalars(self) -> dict[str, float]:
         """Numbers to plot; dead and dormant channels and the effective rank are shares of the channels."""
@@ -74,10 +74,11 @@ class Figures:
 def figures(sums: Sums) -> Figures:
     """What sums say. The only place that waits for the device, and that takes more than a moment.
 
-    >>> from lightning_convviz.statistics import Tally
-    >>> tally, maps = Tally(), torch.tensor([[[[0.0, 2.0]], [[0.0, 0.0]]], [[[1.0, 5.0]], [[0.0, -1.0]]]])
-    >>> tally.add(tally.reduce(maps), torch.zeros(2, 3, 4, 4))
-    >>> found = figures(tally.sums())
+    >>> from lightning_convviz.layer_stats import LayerAccumulator
+    >>> accumulator = LayerAccumulator()
+    >>> maps = torch.tensor([[[[0.0, 2.0]], [[0.0, 0.0]]], [[[1.0, 5.0]], [[0.0, -1.0]]]])
+    >>> accumulator.update(accumulator.reduce(maps), torch.zeros(2, 3, 4, 4))
+    >>> found = figures(accumulator.compute())
     >>> found.sparsity, found.dead.tolist(), found.mean
     (0.625, [False, True], 0.875)
     """
@@ -95,7 +96,7 @@ def figures(sums: Sums) -> Figures:
         effective_rank=effective_rank(eigenvalues),
         saturation=saturation(eigenvalues, sums.channels),
         features=sums.features,
-        prints=sums.prints,
+        fingerprints=sums.fingerprints,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from math import inf, isfinite, isnan
 from typing import Literal, NamedTuple
 
-from lightning_convviz.alarms.records import Past, Reading
+from lightning_convviz.diagnostics.records import LayerHistory, Reading
 
 PATIENCE = 2
 """Drawings in a row: one bad validation comes and goes. Above all the running statistics of BatchNorm lag behind a high
@@ -68,18 +68,18 @@ NOISE_AFTER, NOISE_STEPS = 10, 1000
 Verdict = Literal["urgent", "sick", "between", "well", "unknown"]
 
 
-class Case(NamedTuple):
+class RuleInput(NamedTuple):
     """What a rule may look at.
 
     Attributes:
         reading: of the layer.
-        past: of the same layer.
+        history: of the same layer.
         fastest: the largest relative change among the other trainable layers; -1.0 where there are none.
         last: whether it is the deepest layer that is watched.
     """
 
     reading: Reading
-    past: Past
+    history: LayerHistory
     fastest: float = -1.0
     last: bool = False
 
@@ -94,38 +94,38 @@ class Finding(NamedTuple):
 class Rule(NamedTuple):
     """A kind of alarm: `text` is formatted with the figure and the reading."""
 
-    judge: Callable[[Case], Finding]
+    judge: Callable[[RuleInput], Finding]
     text: str
     advice: str
 
 
-def finite(case: Case) -> Finding:
+def finite(inputs: RuleInput) -> Finding:
     """No patience: what is not finite stays so. CKA is not known at times, and a change from 0 is infinite."""
-    reading = case.reading
+    reading = inputs.reading
     figures = (reading.mean, reading.high, reading.effective_rank, reading.sparsity, reading.dead)
     broken = not all(map(isfinite, figures)) or isnan(reading.change or 0.0)
     return Finding("urgent" if broken else "well", reading.mean)
 
 
-def dead(case: Case) -> Finding:
+def dead(inputs: RuleInput) -> Finding:
     """Channels that were never above 0. Frozen layers are as they were made."""
-    reading, share = case.reading, case.reading.dead
+    reading, share = inputs.reading, inputs.reading.dead
     if reading.trainable is False or share < ALIVE:
         return Finding("well", share)
     if reading.count < FEW:
         return Finding("between", share)
     if reading.mean < 0:
-        return Finding("sick" if share >= DEAD_SIGNED and not case.last else "between", share)
-    if share >= (DEAD_LAST_AT_ONCE if case.last else DEAD_AT_ONCE):
+        return Finding("sick" if share >= DEAD_SIGNED and not inputs.last else "between", share)
+    if share >= (DEAD_LAST_AT_ONCE if inputs.last else DEAD_AT_ONCE):
         return Finding("urgent", share)
-    return Finding("sick" if share >= (DEAD_LAST if case.last else DEAD) else "between", share)
+    return Finding("sick" if share >= (DEAD_LAST if inputs.last else DEAD) else "between", share)
 
 
-def exploding(case: Case) -> Finding:
+def exploding(inputs: RuleInput) -> Finding:
     """Growth within two drawings, or since the beginning."""
-    high, past = case.reading.high, case.past
-    begin = past.first if past.initial is None else past.initial
-    recent, ever = (high / max(1.0, inf if old is None else old) for old in (min(past.recent, default=None), begin))
+    high, history = inputs.reading.high, inputs.history
+    begin = history.first if history.initial is None else history.initial
+    recent, ever = (high / max(1.0, inf if old is None else old) for old in (min(history.recent, default=None), begin))
     if ever >= EXPLODED_AT_ONCE:
         return Finding("urgent", ever)
     if recent >= EXPLODED or ever >= EXPLODED_EVER:
@@ -133,30 +133,30 @@ def exploding(case: Case) -> Finding:
     return Finding("well" if ever < EXPLODED else "between", max(recent, ever))
 
 
-def collapsing(case: Case) -> Finding:
+def collapsing(inputs: RuleInput) -> Finding:
     """The features of all pictures are alike, or differ in brightness, say, alone."""
-    reading, rank = case.reading, case.reading.effective_rank
+    reading, rank = inputs.reading, inputs.reading.effective_rank
     if reading.trainable is False or reading.channels < NARROW:
         return Finding("well", rank)
-    if rank < COLLAPSED and rank <= COLLAPSED_SHARE * case.past.rank:
-        return Finding("sick" if case.past.drawings else "unknown", rank)
+    if rank < COLLAPSED and rank <= COLLAPSED_SHARE * inputs.history.rank:
+        return Finding("sick" if inputs.history.drawings else "unknown", rank)
     return Finding("between" if rank < 1.2 * COLLAPSED else "well", rank)
 
 
-def vanishing(case: Case) -> Finding:
+def vanishing(inputs: RuleInput) -> Finding:
     """A percentile far below the level that was held."""
-    fall = case.past.level / max(case.reading.high, 1e-30)
+    fall = inputs.history.level / max(inputs.reading.high, 1e-30)
     if fall >= VANISHED:
         return Finding("sick", fall)
     return Finding("between" if fall >= VANISHED / 2 else "well", fall)
 
 
-def still(case: Case) -> Finding:
+def still(inputs: RuleInput) -> Finding:
     """Weights that do not change while those of other layers do, or while training steps pass and nothing changes."""
-    reading, change, fastest = case.reading, case.reading.change, case.fastest
+    reading, change, fastest = inputs.reading, inputs.reading.change, inputs.fastest
     if reading.trainable is False:
         return Finding("well")
-    if reading.trainable is None or change is None or reading.step <= case.past.step:
+    if reading.trainable is None or change is None or reading.step <= inputs.history.step:
         return Finding("unknown")
     if change == 0 and fastest <= 0:
         return Finding("sick", 0.0)
@@ -165,26 +165,26 @@ def still(case: Case) -> Finding:
     return Finding("sick" if change <= STILL * fastest else "well", change)
 
 
-def stopped(case: Case) -> Finding:
+def stopped(inputs: RuleInput) -> Finding:
     """Still, and it moved before."""
-    found = still(case)
-    return found if case.past.moved or found.verdict == "well" else Finding("unknown")
+    found = still(inputs)
+    return found if inputs.history.moved or found.verdict == "well" else Finding("unknown")
 
 
-def never_started(case: Case) -> Finding:
+def never_started(inputs: RuleInput) -> Finding:
     """Still since it was first seen."""
-    found = still(case)
-    return Finding("unknown") if case.past.moved and found.verdict != "well" else found
+    found = still(inputs)
+    return Finding("unknown") if inputs.history.moved and found.verdict != "well" else found
 
 
-def noisy(case: Case) -> Finding:
+def noisy(inputs: RuleInput) -> Finding:
     """Kernels that still are the noise they began as after many epochs. Frozen ones are as they were made."""
-    reading = case.reading
+    reading = inputs.reading
     if reading.trainable is False or reading.noise is None or not isfinite(reading.noise):
         return Finding("well")
     if reading.epoch + 1 < NOISE_AFTER or reading.step < NOISE_STEPS:
         return Finding("unknown", reading.noise)
-    left = (case.past.noise or reading.noise) - reading.noise
+    left = (inputs.history.noise or reading.noise) - reading.noise
     return Finding("sick" if reading.noise >= NOISE and left < LEFT else "well", reading.noise)
 
 

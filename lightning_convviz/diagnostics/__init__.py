@@ -4,8 +4,8 @@ The thresholds (`rules`) were fixed for ReLU networks that are validated once an
 reason to look, not a verdict: `tests/benchmarks/results/alarms.md` has how near healthy trainings come to each of them.
 """
 
-from lightning_convviz.alarms.hearing import Alarms
-from lightning_convviz.alarms.kernels import noise
-from lightning_convviz.alarms.records import Alarm, Reading
+from lightning_convviz.diagnostics.kernels import noise
+from lightning_convviz.diagnostics.monitor import Alarms
+from lightning_convviz.diagnostics.records import Alarm, Reading
 
 __all__ = ["Alarm", "Alarms", "Reading", "noise"]

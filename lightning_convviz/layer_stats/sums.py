@@ -1,6 +1,5 @@
 """What is kept of one layer over one validation; parts of several ranks are put together."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +23,7 @@ class Sums:
         mean: (c,), of the mean-pooled features, float64.
         scatter: (c, c), Σ (f - mean) (f - mean)ᵀ of these features, float64; None where there are too many channels.
         features: (m, c), those of the first m images.
-        prints: (m,), their fingerprints.
+        fingerprints: (m,), their fingerprints.
     """
 
     count: int
@@ -35,7 +34,7 @@ class Sums:
     mean: Float[Tensor, " c"]
     scatter: Float[Tensor, "c c"] | None
     features: Float[Tensor, "m c"]
-    prints: Float[Tensor, " m"]
+    fingerprints: Float[Tensor, " m"]
 
     @property
     def channels(self) -> int:
@@ -48,22 +47,8 @@ class Sums:
         return replace(self, **moved)
 
 
-def summed(parts: Sequence[Sums | None]) -> Sums | None:
-    """The sums of several processes, each of a part of the images, as one; in main memory, ranks in order.
-
-    Features are those of the first rank's images, then the second's, at most 256. None where nothing passed anywhere.
-    """
-    found = [part.cpu() for part in parts if part is not None]
-    found = [part for part in found if part.channels == found[0].channels]  # a rank that is behind may have another net
-    if not found:
-        return None
-    whole = found[0]
-    for part in found[1:]:
-        whole = _joined(whole, part)
-    return replace(whole, features=whole.features[:PICTURES], prints=whole.prints[:PICTURES]) if found[1:] else whole
-
-
-def _joined(one: Sums, two: Sums) -> Sums:
+def join(one: Sums, two: Sums) -> Sums:
+    """The sums of two parts of the images as one; features are those of the first part, then the second's."""
     count = one.count + two.count
     share, apart = two.count / count, two.mean - one.mean
     scatter = None
@@ -78,5 +63,5 @@ def _joined(one: Sums, two: Sums) -> Sums:
         mean=one.mean + share * apart,
         scatter=scatter,
         features=torch.cat([one.features, two.features]),
-        prints=torch.cat([one.prints, two.prints]),
+        fingerprints=torch.cat([one.fingerprints, two.fingerprints]),
     )

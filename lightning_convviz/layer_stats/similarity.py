@@ -49,7 +49,7 @@ def _kernel(features: Float[Tensor, "m c"]) -> Float[Tensor, "m m"]:
     return centered @ centered.T
 
 
-def prints(images: Num[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+def fingerprints(images: Num[Tensor, "n ..."]) -> Float[Tensor, " n"]:
     """A fingerprint of each image: a sum of up to 256 of its values with fixed irregular weights.
 
     It changes with the pixels, their order included, and doesn't depend on the other images of the batch. Nothing waits
@@ -57,7 +57,7 @@ def prints(images: Num[Tensor, "n ..."]) -> Float[Tensor, " n"]:
 
     >>> pair = torch.eye(3)[None].repeat(2, 1, 1)
     >>> pair[1] = pair[1].flip(0)
-    >>> prints(pair)
+    >>> fingerprints(pair)
     tensor([-0.1187, -0.0640])
     """
     if images.ndim > 3:  # thinned out before anything is copied, whatever the memory order
@@ -71,7 +71,7 @@ def prints(images: Num[Tensor, "n ..."]) -> Float[Tensor, " n"]:
 
 
 def same(x: Float[Tensor, " m"], y: Float[Tensor, " _"]) -> bool:
-    """Whether prints are those of the same images in the same order, so that `cka` of their features compares networks.
+    """Whether fingerprints are those of the same images in the same order, so that `cka` compares networks.
 
     They may differ by rounding (1e-4 of the largest): an image that was normalized on another device is the same one.
     Waits for the device.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_convviz.statistics import Responses, best, merged, patches
+from lightning_convviz.layer_stats import ResponseAccumulator, patches, top_images
 
 CHANNELS = [3, 0, 2]
 
@@ -22,10 +22,10 @@ def pictures():
 
 
 def heard(maps, pictures, batches=(8, 8, 7)):
-    responses = Responses(CHANNELS)
+    responses = ResponseAccumulator(CHANNELS)
     for part, images in zip(maps.split(list(batches)), pictures.split(list(batches)), strict=True):
-        responses.add(responses.reduce(part), images)
-    return responses.seen()
+        responses.update(responses.reduce(part), images)
+    return responses.compute()
 
 
 @pytest.mark.parametrize("batches", [(23,), (8, 8, 7), (1, 2, 20)])
@@ -45,11 +45,11 @@ def test_figures_are_those_of_all_images_at_once(maps, pictures, batches):
 def test_what_several_saw_is_what_one_would_have_seen(maps, pictures):
     whole = heard(maps, pictures)
     parts = [heard(maps[rows], pictures[rows], (len(rows),)) for rows in (range(0, 23, 2), range(1, 23, 2))]
-    found = merged([parts[0], None, parts[1]])
+    found = ResponseAccumulator.merge([parts[0], None, parts[1]])
     for name in ("mean", "deviation", "low", "peak", "images", "places"):
         torch.testing.assert_close(getattr(found, name), getattr(whole, name), rtol=1e-4, atol=1e-4)
     assert found.count == 23
-    assert merged([None]) is None
+    assert ResponseAccumulator.merge([None]) is None
 
 
 def test_sigmas_are_deviations_above_the_mean_and_a_silent_channel_has_none(maps, pictures):
@@ -69,10 +69,10 @@ def test_a_value_that_is_no_number_wins_nothing(maps, pictures):
 
 
 def test_images_of_another_shape_are_kept_at_the_size_of_the_first(maps, pictures):
-    responses = Responses([0])
-    responses.add(responses.reduce(maps[:4]), pictures[:4])
-    responses.add(responses.reduce(maps[4:8] + 1000), torch.full((4, 3, 20, 20), 9.0))
-    seen = responses.seen()
+    responses = ResponseAccumulator([0])
+    responses.update(responses.reduce(maps[:4]), pictures[:4])
+    responses.update(responses.reduce(maps[4:8] + 1000), torch.full((4, 3, 20, 20), 9.0))
+    seen = responses.compute()
     assert seen.count == 8
     assert seen.peak > 1000
     assert seen.images.shape == (1, 3, 10, 14)
@@ -80,17 +80,17 @@ def test_images_of_another_shape_are_kept_at_the_size_of_the_first(maps, picture
 
 
 def test_large_images_are_kept_small():
-    responses = Responses([0])
-    responses.add(responses.reduce(torch.rand(2, 1, 4, 4)), torch.rand(2, 3, 448, 300))
-    assert responses.seen().images.shape == (1, 3, 224, 150)
+    responses = ResponseAccumulator([0])
+    responses.update(responses.reduce(torch.rand(2, 1, 4, 4)), torch.rand(2, 3, 448, 300))
+    assert responses.compute().images.shape == (1, 3, 224, 150)
 
 
 def test_nothing_is_seen_where_nothing_passed_or_after_it_was_cleared(maps, pictures):
-    responses = Responses(CHANNELS)
-    assert responses.seen() is None
-    responses.add(responses.reduce(maps), pictures)
-    responses.clear()
-    assert responses.seen() is None
+    responses = ResponseAccumulator(CHANNELS)
+    assert responses.compute() is None
+    responses.update(responses.reduce(maps), pictures)
+    responses.reset()
+    assert responses.compute() is None
 
 
 @pytest.mark.parametrize(("y", "x"), [(0, 0), (4, 6), (2, 3), (4, 0)])
@@ -98,23 +98,23 @@ def test_a_patch_shows_the_place_of_the_peak(y, x):
     maps, pictures = torch.zeros(1, 1, 5, 7), torch.zeros(1, 3, 50, 70)
     maps[0, 0, y, x] = 1
     pictures[0, :, 10 * y : 10 * y + 10, 10 * x : 10 * x + 10] = 1
-    responses = Responses([0])
-    responses.add(responses.reduce(maps), pictures)
-    (cut,) = patches(responses.seen(), (0.2, 10 / 70), (20, 20))
+    responses = ResponseAccumulator([0])
+    responses.update(responses.reduce(maps), pictures)
+    (cut,) = patches(responses.compute(), (0.2, 10 / 70), (20, 20))
     assert cut.shape == (3, 20, 20)
     assert (cut == 1).all(), "the field is as large as a cell"
-    (whole,) = patches(responses.seen(), (1.0, 1.0), (50, 70))
+    (whole,) = patches(responses.compute(), (1.0, 1.0), (50, 70))
     assert torch.equal(whole, pictures[0])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_nothing_waits_for_the_device(maps, pictures):
-    responses = Responses(CHANNELS)
+    responses = ResponseAccumulator(CHANNELS)
     maps, pictures = maps.cuda(), pictures.cuda()
-    responses.add(responses.reduce(maps), pictures)
+    responses.update(responses.reduce(maps), pictures)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        responses.add(responses.reduce(maps), pictures)
+        responses.update(responses.reduce(maps), pictures)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -123,10 +123,10 @@ def test_nothing_waits_for_the_device(maps, pictures):
 
 
 def ranked(maps, pictures, batches=(8, 8, 7)):
-    running = best.Best(lambda count: CHANNELS)
+    running = top_images.TopImagesAccumulator(lambda count: CHANNELS)
     for part, images in zip(maps.split(list(batches)), pictures.split(list(batches)), strict=True):
-        running.add(running.reduce(part), images)
-    return running.ranked()
+        running.update(running.reduce(part), images)
+    return running.compute()
 
 
 def by_hand(maps, count=3):
@@ -172,7 +172,7 @@ def test_places_are_left_free_where_there_are_too_few_pictures_or_no_numbers(map
     assert (found.pictures[:, 2] == -1).all()
     assert (found.peaks[:, 2] == -torch.inf).all()
     assert sorted(found.pictures[0, :2].tolist()) == [0, 2]
-    assert best.Best(lambda count: CHANNELS).ranked() is None
+    assert top_images.TopImagesAccumulator(lambda count: CHANNELS).compute() is None
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -182,43 +182,43 @@ def test_several_find_the_best_pictures_that_one_would_have_found(maps, pictures
     whole = ranked(maps, pictures)
     # As Lightning deals them out: every other picture, and the first once more, so that both have as many.
     shares = [list(range(0, 23, 2)), [*range(1, 23, 2), 0]]
-    found = best.merged([ranked(maps[rows], pictures[rows], (5, 7)) for rows in shares])
+    found = top_images.TopImagesAccumulator.merge([ranked(maps[rows], pictures[rows], (5, 7)) for rows in shares])
     assert found.count == 24
     for name in ("peaks", "pictures", "images", "places"):
         assert torch.equal(getattr(found, name), getattr(whole, name)), name
-    assert best.merged([None, None]) is None
-    alone = best.merged([None, ranked(maps, pictures)])
+    assert top_images.TopImagesAccumulator.merge([None, None]) is None
+    alone = top_images.TopImagesAccumulator.merge([None, ranked(maps, pictures)])
     assert torch.equal(alone.peaks, whole.peaks)
 
 
 def test_best_pictures_are_kept_small_and_at_the_size_of_the_first():
-    running = best.Best(lambda count: [0, 1, 2])
-    running.add(running.reduce(torch.rand(2, 3, 4, 4)), torch.rand(2, 3, 448, 300))
-    assert running.ranked().images.shape == (3, 3, 3, 96, 64)
-    running.add(running.reduce(torch.rand(12, 3, 4, 4) + 1), torch.full((12, 3, 50, 50), 9.0))
-    assert (running.ranked().images == 9).all()
-    assert running.ranked().images.shape == (3, 3, 3, 96, 64)
+    running = top_images.TopImagesAccumulator(lambda count: [0, 1, 2])
+    running.update(running.reduce(torch.rand(2, 3, 4, 4)), torch.rand(2, 3, 448, 300))
+    assert running.compute().images.shape == (3, 3, 3, 96, 64)
+    running.update(running.reduce(torch.rand(12, 3, 4, 4) + 1), torch.full((12, 3, 50, 50), 9.0))
+    assert (running.compute().images == 9).all()
+    assert running.compute().images.shape == (3, 3, 3, 96, 64)
 
 
 def test_best_pictures_are_copies(maps, pictures):
-    running = best.Best(lambda count: CHANNELS)
+    running = top_images.TopImagesAccumulator(lambda count: CHANNELS)
     with torch.inference_mode():
         shown, answered = pictures.clone(), maps.clone()
-        running.add(running.reduce(answered), shown)
-        before = running.ranked().cpu()
+        running.update(running.reduce(answered), shown)
+        before = running.compute().cpu()
         shown.zero_(), answered.zero_()
-    assert torch.equal(before.images, running.ranked().images)
-    assert not running.ranked().images.is_inference()
+    assert torch.equal(before.images, running.compute().images)
+    assert not running.compute().images.is_inference()
     assert before.images.any()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_nothing_waits_for_the_device_where_the_best_are_kept(maps, pictures):
-    running = best.Best(lambda count: CHANNELS)
+    running = top_images.TopImagesAccumulator(lambda count: CHANNELS)
     maps, pictures = maps.cuda(), pictures.cuda()
-    running.add(running.reduce(maps), pictures)
+    running.update(running.reduce(maps), pictures)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        running.add(running.reduce(maps), pictures)
+        running.update(running.reduce(maps), pictures)
     finally:
         torch.cuda.set_sync_debug_mode("default")

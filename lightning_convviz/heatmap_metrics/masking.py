@@ -51,13 +51,13 @@ def relative(heat: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
     return heat / heat.amax((1, 2), keepdim=True)
 
 
-def order(heat: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
+def rank_pixels(heat: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
     """The place of each pixel from hottest, 0, to coldest, just under 1.
 
     Equally hot pixels come in an order that is scattered over the image, the same for all, so that the zeros of a map
     do not go row by row.
 
-    >>> order(torch.tensor([[[1.0, 4.0], [3.0, 2.0]]]))
+    >>> rank_pixels(torch.tensor([[[1.0, 4.0], [3.0, 2.0]]]))
     tensor([[[0.7500, 0.0000],
              [0.2500, 0.5000]]])
     """

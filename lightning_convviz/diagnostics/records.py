@@ -69,7 +69,7 @@ class Alarm:
 
 
 @dataclass
-class Past:
+class LayerHistory:
     """What is remembered of a layer: plain values, as many after two hundred drawings as after three.
 
     Attributes:

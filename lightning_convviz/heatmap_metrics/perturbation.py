@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_convviz.trust.masking import Baseline, blurred, mean_color, order, relative  # noqa: F401  (doctests name one)
-from lightning_convviz.trust.places import defined
+from lightning_convviz.heatmap_metrics.localization import defined
+from lightning_convviz.heatmap_metrics.masking import Baseline, blurred, mean_color, rank_pixels, relative  # noqa: F401  (doctests name one)
 
 Forward = Callable[[Float[Tensor, "m c h w"]], Float[Tensor, "m k"]]
 
@@ -57,7 +57,7 @@ def confidence(
         [0.0, 0.0, 0.103]
     """
     check(images, heat)
-    return drops(probabilities(forward, images, softly(heat), classes, baseline, chunk), heat)
+    return drops(probabilities(forward, images, soft_masks(heat), classes, baseline, chunk), heat)
 
 
 def deletion(
@@ -81,7 +81,9 @@ def deletion(
         ValueError: for less than one step.
     """
     check(images, heat, steps)
-    p = probabilities(forward, images, ends(heat) + stages(heat, steps)[0], classes, baseline, chunk)
+    p = probabilities(
+        forward, images, full_and_empty_masks(heat) + step_masks(heat, steps)[0], classes, baseline, chunk
+    )
     return defined(area(p[0], p[2:], p[1]), heat)
 
 
@@ -104,7 +106,9 @@ def insertion(
         ValueError: for less than one step.
     """
     check(images, heat, steps)
-    p = probabilities(forward, images, ends(heat) + stages(heat, steps)[1], classes, baseline, chunk)
+    p = probabilities(
+        forward, images, full_and_empty_masks(heat) + step_masks(heat, steps)[1], classes, baseline, chunk
+    )
     return defined(area(p[1], p[2:], p[0]), heat)
 
 
@@ -125,26 +129,26 @@ def probabilities(
         return p.gather(1, classes.to(p.device).long()[rows, None])[:, 0].view(-1, n)
 
 
-def ends(heat: Tensor) -> list[Tensor]:
+def full_and_empty_masks(heat: Tensor) -> list[Tensor]:
     """All kept, nothing kept."""
     return [torch.ones_like(heat), torch.zeros_like(heat)]
 
 
-def softly(heat: Tensor) -> list[Tensor]:
+def soft_masks(heat: Tensor) -> list[Tensor]:
     """All kept, nothing kept, the hot region kept, the hot region removed."""
     mask = relative(heat).nan_to_num(0, 0, 0)
-    return [*ends(heat), mask, 1 - mask]
+    return [*full_and_empty_masks(heat), mask, 1 - mask]
 
 
-def stages(heat: Tensor, steps: int) -> tuple[list[Tensor], list[Tensor]]:
+def step_masks(heat: Tensor, steps: int) -> tuple[list[Tensor], list[Tensor]]:
     """What is kept between the two ends of deletion, and of insertion."""
-    place = order(heat)
+    place = rank_pixels(heat)
     removed = [place < step / steps for step in range(1, steps)]
     return [(~hot).to(heat) for hot in removed], [hot.to(heat) for hot in removed]
 
 
 def drops(p: Float[Tensor, "v n"], heat: Tensor) -> dict[str, Float[Tensor, " n"]]:
-    """What `confidence` gives, from the probabilities of the variants that `softly` makes."""
+    """What `confidence` gives, from the probabilities of the variants that `soft_masks` makes."""
     whole, _, kept, removed = p[:4]
     found = {
         "drop": (whole - kept).clamp(min=0) / whole,

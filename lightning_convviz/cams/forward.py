@@ -15,7 +15,7 @@ from lightning_convviz import outputs as outputs_
 from lightning_convviz import targets as targets_
 from lightning_convviz.cams import fusion
 from lightning_convviz.cams.extended import is_extended, resolve
-from lightning_convviz.cams.graph import Graph, GraphCam, wide
+from lightning_convviz.cams.graph import BackwardContext, GraphCam, at_least_float32
 from lightning_convviz.cams.methods import Cam
 from lightning_convviz.isolation import gradients, in_chunks
 
@@ -40,31 +40,32 @@ class Explanation:
 
 
 @dataclass(frozen=True)
-class Look:
+class ForwardResult:
     """What one forward gave, detached.
 
     Attributes:
         logits: (n, k), or whatever scores callable targets were given; None where no explanation was asked for.
         outputs: what the recorded layers returned, by name.
         maps: a signed map (n, y, x) for each explanation, at its layer's resolution, in units of its method.
-        uniform: for each explanation, whether the gradient is the same at every position, as where pooling and a
-            linear head follow: there Grad-CAM is in logits. A tensor without axes, on the device; False where unknown.
+        uniform_gradient: for each explanation, whether the gradient is the same at every position, as where pooling
+            and a linear head follow: there Grad-CAM is in logits. A tensor without axes, on the device; False where
+            unknown.
     """
 
     logits: Tensor | None
     outputs: dict[str, Tensor]
     maps: list[Tensor]
-    uniform: list[Tensor]
+    uniform_gradient: list[Tensor]
 
 
 @dataclass(frozen=True)
-class _Way:
-    """The way through the model, for any of the images."""
+class _ModelCall:
+    """How the model is called, for any of the images."""
 
     model: nn.Module
     forward: Forward
     output: Callable[[Any], Any] | None
-    others: Mapping[str, Tensor]
+    extra_inputs: Mapping[str, Tensor]
     reshape: Reshape | None
     free: bool  # whether targets take scores that are no class logits
 
@@ -74,22 +75,24 @@ class _Way:
     def again(self, rows: slice, images: Tensor) -> Tensor:
         """Logits of other images: whole repeats of the batch, so that its other inputs fit."""
         count = len(range(*rows.indices(rows.stop)))
-        others = {name: torch.cat([other[rows]] * (len(images) // count)) for name, other in self.others.items()}
+        extra_inputs = {
+            name: torch.cat([other[rows]] * (len(images) // count)) for name, other in self.extra_inputs.items()
+        }
         with torch.no_grad():
-            return self.scores(self.forward(images, **others))
+            return self.scores(self.forward(images, **extra_inputs))
 
 
-def look(
+def run_forward(
     model: nn.Module,
     images: Images,
     *,
     forward: Forward | None = None,
     output: Callable[[Any], Any] | None = None,
-    others: Mapping[str, Tensor] = MappingProxyType({}),
+    extra_inputs: Mapping[str, Tensor] = MappingProxyType({}),
     layers: Sequence[str] = (),
     explanations: Sequence[Explanation] = (),
     reshape: Reshape | None = None,
-) -> Look:
+) -> ForwardResult:
     """One forward, and one short backward for each target, from the score to the layers and no further.
 
     Call it inside `isolated(model)`. Out of CUDA memory, it goes on in smaller chunks.
@@ -97,9 +100,9 @@ def look(
     Args:
         model: where the layers are.
         images: (n, c, h, w) model input, or of one or three spatial axes.
-        forward: images, and others by name -> what the model returns; default the model itself.
+        forward: images, and extra inputs by name -> what the model returns; default the model itself.
         output: what the model returns -> logits, see `outputs.logits`.
-        others: further inputs, a row for each image.
+        extra_inputs: further inputs, a row for each image.
         layers: names of layers to record.
         explanations: heatmaps to compute.
         reshape: a layer's output -> maps (n, c, y, x), where `layers.layout` can't tell.
@@ -108,54 +111,56 @@ def look(
         ValueError: where a layer does not run, does not lead to the logits, or no logits can be read.
     """
     if not layers and not explanations:
-        return Look(None, {}, [], [])
+        return ForwardResult(None, {}, [], [])
     scores = [targets_.resolve(explanation.target, len(images)) for explanation in explanations]
     free = bool(explanations) and all(callable(explanation.target) for explanation in explanations)
-    way = _Way(model, forward or model, output, others, reshape, free)
-    chunk = partial(_look, way, images, layers, explanations, scores)
-    parts = in_chunks(chunk, len(images), whole=layers_.in_pieces(model))
+    call = _ModelCall(model, forward or model, output, extra_inputs, reshape, free)
+    chunk = partial(_look, call, images, layers, explanations, scores)
+    parts = in_chunks(chunk, len(images), whole=layers_.is_fsdp(model))
     return parts[0] if len(parts) == 1 else _joined(parts)
 
 
 def _look(
-    way: _Way,
+    call: _ModelCall,
     images: Tensor,
     layers: Sequence[str],
     explanations: Sequence[Explanation],
     scores: Sequence[Callable[[slice], targets_.Target]],
     rows: slice,
-) -> Look:
+) -> ForwardResult:
     explained = list(dict.fromkeys(name for explanation in explanations for name in explanation.layers))
     names = list(dict.fromkeys([*layers, *explained]))
-    logits, recorded = _forward(way, images[rows], rows, names, explained)
+    logits, recorded = _forward(call, images[rows], rows, names, explained)
     layers_.require(recorded, names)
     targets = [score(rows) for score in scores]
     maps, uniform = [], []
     if logits is not None:
-        layouts = {name: _layout(way, name, recorded[name], images[rows]) for name in explained}
+        layouts = {name: _layout(call, name, recorded[name], images[rows]) for name in explained}
         slopes = _slopes(logits, recorded, explanations, targets)
         for explanation, target in zip(explanations, targets, strict=True):
             graphs = {
-                name: Graph(images[rows], recorded[name], logits, target, layouts[name], partial(way.again, rows))
+                name: BackwardContext(
+                    images[rows], recorded[name], logits, target, layouts[name], partial(call.again, rows)
+                )
                 for name in explanation.layers
             }
             found = slopes.get(_key(explanation), {})
             maps.append(_map(explanation, graphs, found))
             uniform.append(_is_uniform(layouts[explanation.layers[-1]], found.get(explanation.layers[-1]), maps[-1]))
     outputs = {name: recorded[name].detach() for name in layers}
-    return Look(None if logits is None else logits.detach(), outputs, maps, uniform)
+    return ForwardResult(None if logits is None else logits.detach(), outputs, maps, uniform)
 
 
 def _forward(
-    way: _Way, images: Tensor, rows: slice, names: Sequence[str], explained: Sequence[str]
+    call: _ModelCall, images: Tensor, rows: slice, names: Sequence[str], explained: Sequence[str]
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
     # Under no_grad up to the first explained layer, so that nothing before it is kept. A model that puts its backbone
     # under no_grad itself restores our no_grad after the layer: then once more, recording from the start.
-    others = {name: other[rows] for name, other in way.others.items()}
+    extra_inputs = {name: other[rows] for name, other in call.extra_inputs.items()}
     for grad in (torch.no_grad, torch.enable_grad):
-        with grad(), layers_.record(way.model, names, differentiable=explained) as recorded:
-            returned = way.forward(images.clone(), **others)  # a clone made here is not an inference tensor
-            logits = way.scores(returned) if explained else None
+        with grad(), layers_.record(call.model, names, differentiable=explained) as recorded:
+            returned = call.forward(images.clone(), **extra_inputs)  # a clone made here is not an inference tensor
+            logits = call.scores(returned) if explained else None
         if logits is None or logits.requires_grad:
             break
     if logits is not None and len(logits) != len(images):
@@ -166,17 +171,17 @@ def _forward(
     return logits, recorded
 
 
-def _layout(way: _Way, name: str, output: Tensor, images: Tensor) -> Reshape:
+def _layout(call: _ModelCall, name: str, output: Tensor, images: Tensor) -> Reshape:
     """How the layer's output becomes maps."""
-    if way.reshape is not None:
-        shape = _reshaped(way.reshape, output).shape
+    if call.reshape is not None:
+        shape = _reshaped(call.reshape, output).shape
         if len(shape) != images.ndim or shape[0] != len(output):
             raise ValueError(
                 f"`reshape` makes {tuple(shape)} of the output of {name!r}, which is {tuple(output.shape)}. "
                 "Return maps (n, c, y, x)."
             )
-        return way.reshape
-    found = layers_.layout(output.shape, images.shape, module=layers_.named(way.model).get(name))
+        return call.reshape
+    found = layers_.layout(output.shape, images.shape, module=layers_.named_layers(call.model).get(name))
     if found is None:
         raise ValueError(
             f"`layer` is {name!r}, whose output has shape {tuple(output.shape)}. Choose a layer that returns maps "
@@ -238,7 +243,7 @@ def _slope(
     return {name: slope for name, slope in zip(names, slopes, strict=True) if slope is not None}
 
 
-def _map(explanation: Explanation, graphs: Mapping[str, Graph], slopes: Mapping[str, Tensor]) -> Tensor:
+def _map(explanation: Explanation, graphs: Mapping[str, BackwardContext], slopes: Mapping[str, Tensor]) -> Tensor:
     """The method's maps of one layer, or of several, fused."""
     if isinstance(explanation.method, str) and explanation.method in fusion.FUSIONS:
         base, fuse = fusion.FUSIONS[explanation.method]
@@ -247,10 +252,10 @@ def _map(explanation: Explanation, graphs: Mapping[str, Graph], slopes: Mapping[
     return _applied(explanation.method, graph, slopes.get(name))
 
 
-def _applied(method: str | Cam | GraphCam, graph: Graph, slope: Tensor | None) -> Tensor:
+def _applied(method: str | Cam | GraphCam, graph: BackwardContext, slope: Tensor | None) -> Tensor:
     """The method's maps, checked: it may be the user's own."""
     function, activations = resolve(method), graph.activations
-    arguments = (graph,) if slope is None else (activations, wide(graph.maps(slope)))
+    arguments = (graph,) if slope is None else (activations, at_least_float32(graph.maps(slope)))
     try:
         signed = function(*arguments)
     except Exception as error:
@@ -269,14 +274,14 @@ def _applied(method: str | Cam | GraphCam, graph: Graph, slope: Tensor | None) -
 def _is_uniform(maps: Reshape, slope: Tensor | None, like: Tensor) -> Tensor:
     if slope is None:
         return torch.zeros((), dtype=torch.bool, device=like.device)
-    flat = wide(maps(slope)).flatten(2)
+    flat = at_least_float32(maps(slope)).flatten(2)
     return (flat - flat[:, :, :1]).abs().amax() <= 1e-3 * flat.abs().amax()
 
 
-def _joined(parts: Sequence[Look]) -> Look:
-    return Look(
+def _joined(parts: Sequence[ForwardResult]) -> ForwardResult:
+    return ForwardResult(
         None if parts[0].logits is None else torch.cat([part.logits for part in parts if part.logits is not None]),
         {name: torch.cat([part.outputs[name] for part in parts]) for name in parts[0].outputs},
         [torch.cat(maps) for maps in zip(*(part.maps for part in parts), strict=True)],
-        [torch.stack(each).all() for each in zip(*(part.uniform for part in parts), strict=True)],
+        [torch.stack(each).all() for each in zip(*(part.uniform_gradient for part in parts), strict=True)],
     )

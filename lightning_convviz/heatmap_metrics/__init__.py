@@ -14,10 +14,10 @@ What no number here can say:
   https://arxiv.org/abs/2011.05429).
 """
 
-from lightning_convviz.trust.asking import Forward, confidence, deletion, insertion
-from lightning_convviz.trust.masking import Baseline, blurred, masked, mean_color, order, relative
-from lightning_convviz.trust.places import correlation, energy_inside, entropy, pointing
-from lightning_convviz.trust.summary import mean, report
+from lightning_convviz.heatmap_metrics.localization import correlation, energy_inside, entropy, pointing
+from lightning_convviz.heatmap_metrics.masking import Baseline, blurred, masked, mean_color, rank_pixels, relative
+from lightning_convviz.heatmap_metrics.perturbation import Forward, confidence, deletion, insertion
+from lightning_convviz.heatmap_metrics.summary import mean, report
 
 __all__ = [
     "Baseline",
@@ -32,8 +32,8 @@ __all__ = [
     "masked",
     "mean",
     "mean_color",
-    "order",
     "pointing",
+    "rank_pixels",
     "relative",
     "report",
 ]

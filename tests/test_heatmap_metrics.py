@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lightning_convviz import trust
+from lightning_convviz import heatmap_metrics
 
 NAN = float("nan")
 MASKED = ["drop", "increase", "drop_removed", "deletion", "insertion"]
@@ -42,7 +42,7 @@ CLASSES = torch.tensor([0, 2, 1])
 
 def everything(images, heat, **arguments):
     given = {"before": heat.flip(1), "initial": heat.square().roll(1, 2), "masks": heat > 0.5, **arguments}
-    return trust.report(mixed, images, heat, CLASSES[: len(images)], **given)
+    return heatmap_metrics.report(mixed, images, heat, CLASSES[: len(images)], **given)
 
 
 # -- masking ----------------------------------------------------------------------------------------------------------
@@ -51,27 +51,27 @@ def everything(images, heat, **arguments):
 def test_what_is_kept_stays_and_the_rest_is_the_baseline(pictures):
     kept = torch.zeros(3, 6, 8)
     kept[:, :2] = 1
-    for baseline in (trust.blurred, trust.mean_color):
-        found = trust.masked(pictures, kept, baseline=baseline)
+    for baseline in (heatmap_metrics.blurred, heatmap_metrics.mean_color):
+        found = heatmap_metrics.masked(pictures, kept, baseline=baseline)
         assert torch.equal(found[:, :, :2], pictures[:, :, :2])
         assert torch.equal(found[:, :, 2:], baseline(pictures)[:, :, 2:])
-    assert (trust.masked(pictures, kept) - pictures)[:, :, 2:].abs().mean() > 0.1, "the rest is gone"
+    assert (heatmap_metrics.masked(pictures, kept) - pictures)[:, :, 2:].abs().mean() > 0.1, "the rest is gone"
 
 
 @pytest.mark.parametrize("size", [(6, 8), (3, 5), (48, 48), (1, 16)])
 def test_baselines_keep_the_mean_color_but_no_detail(size):
     stripes = torch.zeros(1, 1, *size, dtype=torch.float64)
     stripes[..., ::2] = 1
-    for baseline in (trust.blurred, trust.mean_color):
+    for baseline in (heatmap_metrics.blurred, heatmap_metrics.mean_color):
         found = baseline(stripes)
         assert found.shape == stripes.shape
         assert found.mean().item() == pytest.approx(stripes.mean().item(), abs=0.1)
     if min(size) >= 6:
-        assert trust.blurred(stripes).std() < 0.2 * stripes.std()
+        assert heatmap_metrics.blurred(stripes).std() < 0.2 * stripes.std()
 
 
 def test_the_order_is_from_hot_to_cold(heat):
-    place = trust.order(heat)
+    place = heatmap_metrics.rank_pixels(heat)
     assert torch.equal(place.flatten(1).sort(1).values, (torch.arange(48).double() / 48).expand(3, 48))
     for own, hot in zip(place, heat, strict=True):
         assert torch.equal(own.flatten().argsort(), hot.flatten().argsort(descending=True))
@@ -79,8 +79,8 @@ def test_the_order_is_from_hot_to_cold(heat):
 
 @pytest.mark.parametrize("size", [(8, 8), (48, 48), (30, 47)])
 def test_equally_hot_pixels_go_all_over_the_image(size):
-    first = trust.order(torch.ones(2, *size))[0] < 0.25
-    assert torch.equal(*trust.order(torch.ones(2, *size)))
+    first = heatmap_metrics.rank_pixels(torch.ones(2, *size))[0] < 0.25
+    assert torch.equal(*heatmap_metrics.rank_pixels(torch.ones(2, *size)))
     for quarter in (first[: size[0] // 2, : size[1] // 2], first[size[0] // 2 :], first[:, size[1] // 2 :]):
         assert quarter.float().mean().item() == pytest.approx(0.25, abs=0.08)
 
@@ -96,15 +96,15 @@ def test_confidence_by_hand():
     images = torch.zeros(1, 1, 2, 2, dtype=torch.float64)
     images[..., 0, 0] = 4.0  # the mean is 1; the logit of class 1 is the pixel above left
     heat = torch.tensor([[[3.0, 1.5], [0.0, 0.0]]]).double()
-    found = trust.confidence(bright, images, heat, torch.tensor([1]), baseline=trust.mean_color)
+    found = heatmap_metrics.confidence(bright, images, heat, torch.tensor([1]), baseline=heatmap_metrics.mean_color)
     assert found["drop"].item() == 0  # the hottest pixel is kept as it is
     assert found["increase"].item() == 0
     assert found["drop_removed"].item() == pytest.approx(1 - sigmoid(1) / sigmoid(4))  # removed: it is the mean
     half = torch.tensor([[[1.5, 3.0], [0.0, 0.0]]]).double()  # half of the pixel is kept: 0.5 * 4 + 0.5 * 1
-    found = trust.confidence(bright, images, half, torch.tensor([1]), baseline=trust.mean_color)
+    found = heatmap_metrics.confidence(bright, images, half, torch.tensor([1]), baseline=heatmap_metrics.mean_color)
     assert found["drop"].item() == pytest.approx(1 - sigmoid(2.5) / sigmoid(4))
     assert found["drop_removed"].item() == pytest.approx(1 - sigmoid(2.5) / sigmoid(4))
-    against = trust.confidence(bright, images, half, torch.tensor([0]), baseline=trust.mean_color)
+    against = heatmap_metrics.confidence(bright, images, half, torch.tensor([0]), baseline=heatmap_metrics.mean_color)
     assert (against["drop"].item(), against["increase"].item()) == (0, 1)  # less of class 1 is more of class 0
 
 
@@ -112,12 +112,12 @@ def test_deletion_and_insertion_by_hand():
     images = torch.tensor([[[[4.0, 0.0], [0.0, 0.0]]]]).double()
     heat = torch.tensor([[[4.0, 3.0], [2.0, 1.0]]]).double()  # the pixel that counts goes first
     gone, there = sigmoid(1), sigmoid(4)
-    arguments = {"baseline": trust.mean_color, "steps": 4}
-    found = trust.deletion(bright, images, heat, torch.tensor([1]), **arguments)
+    arguments = {"baseline": heatmap_metrics.mean_color, "steps": 4}
+    found = heatmap_metrics.deletion(bright, images, heat, torch.tensor([1]), **arguments)
     assert found.item() == pytest.approx((there / 2 + 3 * gone + gone / 2) / 4)
-    found = trust.insertion(bright, images, heat, torch.tensor([1]), **arguments)
+    found = heatmap_metrics.insertion(bright, images, heat, torch.tensor([1]), **arguments)
     assert found.item() == pytest.approx((gone / 2 + 3 * there + there / 2) / 4)
-    found = trust.deletion(bright, images, 5 - heat, torch.tensor([1]), **arguments)  # it goes last
+    found = heatmap_metrics.deletion(bright, images, 5 - heat, torch.tensor([1]), **arguments)  # it goes last
     assert found.item() == pytest.approx((there / 2 + 3 * there + gone / 2) / 4)
 
 
@@ -137,9 +137,9 @@ def slow_curve(images, heat, classes, steps, baseline, inserting):
     return torch.tensor(areas, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("baseline", [trust.blurred, trust.mean_color])
+@pytest.mark.parametrize("baseline", [heatmap_metrics.blurred, heatmap_metrics.mean_color])
 @pytest.mark.parametrize("steps", [1, 2, 4, 5, 48])
-@pytest.mark.parametrize(("curve", "inserting"), [(trust.deletion, False), (trust.insertion, True)])
+@pytest.mark.parametrize(("curve", "inserting"), [(heatmap_metrics.deletion, False), (heatmap_metrics.insertion, True)])
 def test_curves_agree_with_a_slow_loop(pictures, heat, curve, inserting, steps, baseline):
     found = curve(mixed, pictures, heat, CLASSES, steps=steps, baseline=baseline)
     torch.testing.assert_close(found, slow_curve(pictures, heat, CLASSES, steps, baseline, inserting))
@@ -155,8 +155,10 @@ def test_the_true_region_scores_better_than_a_random_one():
     true += 0.01 * torch.rand(32, 8, 8, dtype=torch.float64)
     other = torch.stack([own.flatten()[torch.randperm(64)].view(8, 8) for own in true])  # as many hot pixels elsewhere
     found, chance = [
-        trust.mean(
-            trust.report(bright, images, heat, torch.ones(32, dtype=torch.long), masks=truth, baseline=trust.mean_color)
+        heatmap_metrics.mean(
+            heatmap_metrics.report(
+                bright, images, heat, torch.ones(32, dtype=torch.long), masks=truth, baseline=heatmap_metrics.mean_color
+            )
         )
         for heat in (true, other)
     ]
@@ -180,20 +182,20 @@ def slow_spearman(one, other):
 def test_the_correlation_is_spearman_s_with_ties(heat):
     one, other = (heat - 0.4).clamp(min=0), (heat.roll(1, 2) + heat - 0.8).clamp(min=0)
     expected = torch.stack([slow_spearman(a, b) for a, b in zip(one, other, strict=True)])
-    torch.testing.assert_close(trust.correlation(one, other), expected)
+    torch.testing.assert_close(heatmap_metrics.correlation(one, other), expected)
     assert expected.abs().min() > 0.05
 
 
 def test_the_correlation_of_maps_that_rank_alike(heat):
-    torch.testing.assert_close(trust.correlation(heat, 3 * heat**2 + 1), torch.ones(3).double())
-    torch.testing.assert_close(trust.correlation(heat, 1 - heat), -torch.ones(3).double())
+    torch.testing.assert_close(heatmap_metrics.correlation(heat, 3 * heat**2 + 1), torch.ones(3).double())
+    torch.testing.assert_close(heatmap_metrics.correlation(heat, 1 - heat), -torch.ones(3).double())
 
 
 @pytest.mark.parametrize(("hot", "expected"), [(1, 0.0), (2, 0.25), (4, 0.5), (16, 1.0)])
 def test_the_entropy_by_hand(hot, expected):
     heat = torch.zeros(1, 4, 4, dtype=torch.float64)
     heat.view(-1)[:hot] = 7.5
-    assert trust.entropy(heat).item() == pytest.approx(expected)
+    assert heatmap_metrics.entropy(heat).item() == pytest.approx(expected)
 
 
 MASK = torch.tensor([[[True, True, False, False, False]]])
@@ -214,14 +216,14 @@ MASK = torch.tensor([[[True, True, False, False, False]]])
 )
 def test_pointing_and_energy_by_hand(heat, tolerance, hit, inside):
     heat = torch.tensor([[heat]])
-    assert trust.pointing(heat, MASK, tolerance=tolerance).item() == pytest.approx(hit, nan_ok=True)
-    assert trust.energy_inside(heat, MASK).item() == pytest.approx(inside, nan_ok=True)
+    assert heatmap_metrics.pointing(heat, MASK, tolerance=tolerance).item() == pytest.approx(hit, nan_ok=True)
+    assert heatmap_metrics.energy_inside(heat, MASK).item() == pytest.approx(inside, nan_ok=True)
 
 
 def test_images_without_an_object_have_none_to_point_at(heat):
     masks = torch.stack([torch.zeros(6, 8), torch.ones(6, 8), torch.zeros(6, 8)]).bool()
-    assert trust.pointing(heat, masks).isnan().tolist() == [True, False, True]
-    assert trust.energy_inside(heat, masks).isnan().tolist() == [True, False, True]
+    assert heatmap_metrics.pointing(heat, masks).isnan().tolist() == [True, False, True]
+    assert heatmap_metrics.energy_inside(heat, masks).isnan().tolist() == [True, False, True]
 
 
 # -- all at once ------------------------------------------------------------------------------------------------------
@@ -230,14 +232,14 @@ def test_images_without_an_object_have_none_to_point_at(heat):
 def test_the_report_is_what_its_parts_say(pictures, heat):
     found = everything(pictures, heat, steps=3)
     expected = {
-        "entropy": trust.entropy(heat),
-        **trust.confidence(mixed, pictures, heat, CLASSES),
-        "deletion": trust.deletion(mixed, pictures, heat, CLASSES, steps=3),
-        "insertion": trust.insertion(mixed, pictures, heat, CLASSES, steps=3),
-        "stability": trust.correlation(heat, heat.flip(1)),
-        "initial": trust.correlation(heat, heat.square().roll(1, 2)),
-        "pointing": trust.pointing(heat, heat > 0.5),
-        "energy_inside": trust.energy_inside(heat, heat > 0.5),
+        "entropy": heatmap_metrics.entropy(heat),
+        **heatmap_metrics.confidence(mixed, pictures, heat, CLASSES),
+        "deletion": heatmap_metrics.deletion(mixed, pictures, heat, CLASSES, steps=3),
+        "insertion": heatmap_metrics.insertion(mixed, pictures, heat, CLASSES, steps=3),
+        "stability": heatmap_metrics.correlation(heat, heat.flip(1)),
+        "initial": heatmap_metrics.correlation(heat, heat.square().roll(1, 2)),
+        "pointing": heatmap_metrics.pointing(heat, heat > 0.5),
+        "energy_inside": heatmap_metrics.energy_inside(heat, heat > 0.5),
     }
     assert list(found) == list(expected)
     for name, value in expected.items():
@@ -254,10 +256,10 @@ def test_the_net_is_asked_once_variant_by_variant(pictures, heat, steps, chunk, 
         return mixed(images)
 
     found = everything(pictures, heat, steps=steps)
-    again = trust.report(forward, pictures, heat, CLASSES, steps=steps, chunk=chunk)
+    again = heatmap_metrics.report(forward, pictures, heat, CLASSES, steps=steps, chunk=chunk)
     assert [len(images) for images in seen] == calls
     assert torch.equal(torch.cat(seen)[:3], pictures), "variant 0 are the images"
-    assert torch.equal(torch.cat(seen)[3:6], trust.blurred(pictures))
+    assert torch.equal(torch.cat(seen)[3:6], heatmap_metrics.blurred(pictures))
     for name in MASKED:
         torch.testing.assert_close(again[name], found[name], msg=name)
 
@@ -268,14 +270,14 @@ def test_images_do_not_mix(pictures, heat):
     given = {"before": heat.flip(1), "initial": heat.square().roll(1, 2), "masks": heat > 0.5}
     for rows in ([0], [1], [2], [1, 2], order.tolist()):
         own = {key: value[rows] for key, value in given.items()}
-        alone = trust.report(mixed, pictures[rows], heat[rows], CLASSES[rows], **own)
+        alone = heatmap_metrics.report(mixed, pictures[rows], heat[rows], CLASSES[rows], **own)
         for name, value in found.items():
             torch.testing.assert_close(alone[name], value[rows], msg=name)
 
 
 def test_without_a_net_come_the_numbers_that_need_none(pictures, heat):
-    assert list(trust.report(None, pictures, heat, CLASSES)) == ["entropy"]
-    assert list(trust.report(None, pictures, heat, CLASSES, masks=heat > 0.5)) == [
+    assert list(heatmap_metrics.report(None, pictures, heat, CLASSES)) == ["entropy"]
+    assert list(heatmap_metrics.report(None, pictures, heat, CLASSES, masks=heat > 0.5)) == [
         "entropy", "pointing", "energy_inside"
     ]  # fmt: skip
 
@@ -288,14 +290,14 @@ def test_a_map_of_zeros_has_no_numbers_and_spoils_none(pictures, heat):
     for name, values in found.items():
         assert values.isnan().tolist() == [False, True, False], name
         torch.testing.assert_close(values[[0, 2]], expected[name][[0, 2]], msg=name)
-        assert math.isfinite(trust.mean(found)[name])
+        assert math.isfinite(heatmap_metrics.mean(found)[name])
 
 
 @pytest.mark.parametrize("value", [0, NAN, float("inf")])
 def test_the_net_sees_only_finite_pictures_whatever_the_map(pictures, heat, value):
     seen = []
     heat[1] = value
-    trust.report(lambda images: seen.append(images) or mixed(images), pictures, heat, CLASSES)
+    heatmap_metrics.report(lambda images: seen.append(images) or mixed(images), pictures, heat, CLASSES)
     assert torch.cat(seen).isfinite().all()
 
 
@@ -325,23 +327,23 @@ def test_half_precision_images_and_single_precision_heat(pictures, heat):
 
 def test_large_maps_rank_exactly_in_single_precision():
     heat = torch.rand(1, 300, 400)
-    assert trust.correlation(heat, heat.square()).item() == pytest.approx(1, abs=1e-4)
-    assert len(trust.order(heat).unique()) == 120_000
+    assert heatmap_metrics.correlation(heat, heat.square()).item() == pytest.approx(1, abs=1e-4)
+    assert len(heatmap_metrics.rank_pixels(heat).unique()) == 120_000
 
 
 def test_the_mean_leaves_out_what_is_not_defined():
     report = {"drop": torch.tensor([1.0, NAN, 2.0]), "entropy": torch.full((3,), NAN)}
-    found = trust.mean(report)
+    found = heatmap_metrics.mean(report)
     assert found["drop"] == 1.5
     assert math.isnan(found["entropy"])
-    assert trust.mean({}) == {}
+    assert heatmap_metrics.mean({}) == {}
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x, m: trust.report(mixed, x, m, CLASSES, steps=0), "`steps` is 0. Give 1 or more"),
-        (lambda x, m: trust.deletion(mixed, x, m, CLASSES, steps=-1), "`steps` is -1"),
+        (lambda x, m: heatmap_metrics.report(mixed, x, m, CLASSES, steps=0), "`steps` is 0. Give 1 or more"),
+        (lambda x, m: heatmap_metrics.deletion(mixed, x, m, CLASSES, steps=-1), "`steps` is -1"),
     ],
 )
 def test_what_does_not_fit_is_refused(pictures, heat, call, message):
@@ -358,7 +360,7 @@ def test_nothing_waits_for_the_device(pictures, heat):
         return F.linear(images.flatten(1), weights)
 
     def all_of_it():
-        return trust.report(forward, pictures, heat, classes, before=heat, initial=heat, masks=heat > 0.5)
+        return heatmap_metrics.report(forward, pictures, heat, classes, before=heat, initial=heat, masks=heat > 0.5)
 
     all_of_it()
     torch.cuda.set_sync_debug_mode("error")

@@ -31,7 +31,7 @@ def reduced(output: Float[Tensor, "n c y x"], index: Int[Tensor, " k"]) -> Float
 
 
 @dataclass(frozen=True)
-class Seen:
+class ChannelResponses:
     """What k channels answered to all images.
 
     Attributes:
@@ -65,23 +65,23 @@ class Seen:
         values = (values - self.mean.to(values)) / self.deviation.to(values).clamp(min=1e-12)
         return torch.where(self.silent.to(values.device), 0.0, values)
 
-    def cpu(self) -> "Seen":
+    def cpu(self) -> "ChannelResponses":
         """The same in main memory."""
         moved: dict[str, Any] = {name: each.cpu() for name, each in vars(self).items() if isinstance(each, Tensor)}
         return replace(self, **moved)
 
 
-class Responses:
+class ResponseAccumulator:
     """Running figures of some channels of a layer.
 
     Means and variances of batches are put together after Chan, Golub and LeVeque 1983, "Algorithms for computing the
     sample variance": no cancellation, whatever the size of the mean.
 
     Example:
-        >>> responses = Responses([0])
+        >>> responses = ResponseAccumulator([0])
         >>> maps = torch.tensor([[[[0.0, 2.0]]], [[[1.0, 5.0]]]])
-        >>> responses.add(responses.reduce(maps), torch.zeros(2, 3, 4, 4))
-        >>> seen = responses.seen()
+        >>> responses.update(responses.reduce(maps), torch.zeros(2, 3, 4, 4))
+        >>> seen = responses.compute()
         >>> seen.mean, seen.deviation, seen.peak, seen.places
         (tensor([2.]), tensor([1.8708]), tensor([5.]), tensor([[0.5000, 0.7500]]))
     """
@@ -89,9 +89,9 @@ class Responses:
     def __init__(self, channels: Sequence[int]) -> None:
         self.channels = list(channels)
         self._index = torch.as_tensor(self.channels)
-        self.clear()
+        self.reset()
 
-    def clear(self) -> None:
+    def reset(self) -> None:
         """A new validation begins."""
         self._count = 0
         self._state: dict[str, Tensor] | None = None
@@ -101,7 +101,7 @@ class Responses:
         self._index = self._index.to(output.device)  # once
         return reduced(output, self._index), (output.shape[2], output.shape[3])
 
-    def add(self, batch: Batch, images: Float[Tensor, "n c h w"]) -> None:
+    def update(self, batch: Batch, images: Float[Tensor, "n c h w"]) -> None:
         """Take a batch: what `reduce` made of a layer's output, and its images.
 
         Images of another shape than the first ones are kept at the first ones' size.
@@ -109,45 +109,45 @@ class Responses:
         with torch.inference_mode(False), torch.no_grad():
             figures, size = batch
             peak, place, mean, variance, low = (figures[..., index].clone() for index in range(len(FIGURES)))
-            spread, middle = torch.var_mean(mean, 0, correction=0)
+            between, middle = torch.var_mean(mean, 0, correction=0)
             best, row = peak.max(0)
             where = place.gather(0, row[None])[0]
             places = torch.stack([(where // size[1] + 0.5) / size[0], (where % size[1] + 0.5) / size[1]], 1)
             state = {
-                "mean": middle, "power": variance.mean(0) + spread, "low": low.amin(0), "peak": best, "places": places,
-                "images": small(images.detach()[row.to(images.device)]).to(best.device, copy=True),
+                "mean": middle, "power": variance.mean(0) + between, "low": low.amin(0), "peak": best, "places": places,
+                "images": resize_to_side(images.detach()[row.to(images.device)]).to(best.device, copy=True),
             }  # fmt: skip
             count, self._count = self._count, self._count + len(images)
             self._state = state if self._state is None else _merged(self._state, state, count, len(images))
 
-    def seen(self) -> Seen | None:
+    def compute(self) -> ChannelResponses | None:
         """The figures so far; None where nothing has passed."""
         if self._state is None:
             return None
         return _seen(self.channels, self._count, self._state)
 
+    @staticmethod
+    def merge(parts: Sequence[ChannelResponses | None]) -> ChannelResponses | None:
+        """What several processes saw, each of a part of the images, in main memory."""
+        found = [part.cpu() for part in parts if part is not None]
+        found = [part for part in found if part.channels == found[0].channels]  # a rank that is behind may have others
+        if not found:
+            return None
+        state, count = _state(found[0]), found[0].count
+        for part in found[1:]:
+            state = _merged(state, _state(part), count, part.count)
+            count += part.count
+        return _seen(found[0].channels, count, state)
 
-def merged(parts: Sequence[Seen | None]) -> Seen | None:
-    """What several processes saw, each of a part of the images, in main memory."""
-    found = [part.cpu() for part in parts if part is not None]
-    found = [part for part in found if part.channels == found[0].channels]  # a rank that is behind may have others
-    if not found:
-        return None
-    state, count = _state(found[0]), found[0].count
-    for part in found[1:]:
-        state = _merged(state, _state(part), count, part.count)
-        count += part.count
-    return _seen(found[0].channels, count, state)
 
-
-def _seen(channels: list[int], count: int, state: dict[str, Tensor]) -> Seen:
-    return Seen(
+def _seen(channels: list[int], count: int, state: dict[str, Tensor]) -> ChannelResponses:
+    return ChannelResponses(
         channels, count, state["mean"], state["power"].sqrt(), state["low"], state["peak"], state["images"],
         state["places"],
     )  # fmt: skip
 
 
-def _state(seen: Seen) -> dict[str, Tensor]:
+def _state(seen: ChannelResponses) -> dict[str, Tensor]:
     return {
         "mean": seen.mean, "power": seen.deviation.square(), "low": seen.low, "peak": seen.peak,
         "places": seen.places, "images": seen.images,
@@ -163,7 +163,7 @@ def _merged(old: dict[str, Tensor], new: dict[str, Tensor], before: int, more: i
         "low": torch.minimum(old["low"], new["low"]),
         "peak": chosen(old["peak"], new["peak"]),
         "places": chosen(old["places"], new["places"]),
-        "images": chosen(old["images"], fitted(new["images"], old["images"])),
+        "images": chosen(old["images"], resize_like(new["images"], old["images"])),
     }
 
 
@@ -171,14 +171,14 @@ def _chosen(better: Tensor, old: Tensor, new: Tensor) -> Tensor:
     return torch.where(better.view(-1, *[1] * (old.ndim - 1)), new, old)
 
 
-def fitted(images: Float[Tensor, "k c _ _"], like: Float[Tensor, "k c v u"]) -> Float[Tensor, "k c v u"]:
+def resize_like(images: Float[Tensor, "k c _ _"], like: Float[Tensor, "k c v u"]) -> Float[Tensor, "k c v u"]:
     """Images at the size of others; places in them are shares, and stay where they are."""
     if images.shape == like.shape:
         return images
     return F.interpolate(images.float(), size=like.shape[2:], mode="area").to(like)
 
 
-def small(images: Float[Tensor, "k c h w"], side: int = SIDE) -> Float[Tensor, "k c v u"]:
+def resize_to_side(images: Float[Tensor, "k c h w"], side: int = SIDE) -> Float[Tensor, "k c v u"]:
     """Images whose longer side is at most `side`: means of the larger ones' pixels."""
     h, w = images.shape[2:]
     if max(h, w) <= side:
@@ -187,7 +187,7 @@ def small(images: Float[Tensor, "k c h w"], side: int = SIDE) -> Float[Tensor, "
     return F.interpolate(images.float(), size=size, mode="area")
 
 
-def patches(seen: Seen, field: tuple[float, float], size: tuple[int, int]) -> Float[Tensor, "k c h w"]:
+def patches(seen: ChannelResponses, field: tuple[float, float], size: tuple[int, int]) -> Float[Tensor, "k c h w"]:
     """Of each channel's best image the part around its largest value.
 
     Args:
