@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         ascent,
         cams,
         canvas,
+        diagnostics,
         heatmap_metrics,
         history,
         isolation,
@@ -26,7 +27,12 @@ if TYPE_CHECKING:
         targets,
         transforms,
     )  # fmt: skip
-    from lightning_convviz.callbacks import ActivationLogger, FilterPatternLogger, GradCAMLogger
+    from lightning_convviz.callbacks import (
+        ActivationLogger,
+        FilterPatternLogger,
+        GradCAMLogger,
+        VisualizationCallback,
+    )
     from lightning_convviz.probes import Probes
 
 _HOMES = {
@@ -34,6 +40,7 @@ _HOMES = {
     "FilterPatternLogger": "lightning_convviz.callbacks",
     "GradCAMLogger": "lightning_convviz.callbacks",
     "Probes": "lightning_convviz.probes",
+    "VisualizationCallback": "lightning_convviz.callbacks",
 }
 
 __all__ = [
@@ -41,10 +48,12 @@ __all__ = [
     "FilterPatternLogger",
     "GradCAMLogger",
     "Probes",
+    "VisualizationCallback",
     "__version__",
     "ascent",
     "cams",
     "canvas",
+    "diagnostics",
     "heatmap_metrics",
     "history",
     "isolation",

@@ -60,6 +60,40 @@ def _loop(trainer: Trainer) -> Any:
     return trainer.test_loop if trainer.state.fn == "test" else trainer.validate_loop
 
 
+def metrics_step(trainer: Trainer) -> int:
+    """The step at which Lightning logs the metrics of the validation that runs, or ended just now.
+
+    It counts batches after which an optimizer stepped, where `global_step` counts every optimizer's steps, and stands
+    one lower at a validation within an epoch. Where a user logs a metric named "step", Lightning takes that
+    (`_LoggerConnector.log_metrics`).
+    """
+    results = getattr(trainer, "_results", None) or {}
+    if any(str(key).rpartition(".")[2] == "step" for key in results):
+        own = trainer.logged_metrics.get("step")
+        if own is not None:
+            return int(own)
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def saved_step(checkpoint: Mapping[str, Any]) -> int:
+    """The same of the training that a checkpoint was saved in."""
+    try:
+        return int(checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
+    except (KeyError, TypeError):
+        return int(checkpoint.get("global_step", 0))
+
+
+def callbacks(trainer: Trainer) -> list[Any]:
+    """All callbacks of a trainer, in its order."""
+    found: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by one of its connectors
+    return found
+
+
+def reloads_loaders(trainer: Trainer) -> bool:
+    """Whether the loaders may change while the training goes on."""
+    return bool(trainer.reload_dataloaders_every_n_epochs)  # type: ignore[attr-defined]  # as above
+
+
 def loaders(trainer: Trainer) -> list[Any]:
     """The validation (or test) loaders, untouched."""
     given = trainer.test_dataloaders if trainer.state.fn == "test" else trainer.val_dataloaders

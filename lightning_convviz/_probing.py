@@ -33,25 +33,57 @@ def check_numbers(argument: str, numbers: Any) -> None:
         raise ValueError(f"`{argument}` is {numbers!r}. Each must be finite.")
 
 
-def check_names(class_names: Any, ids: Any, extra_inputs: Any) -> None:
-    """Refuse names that are no strings, and other inputs that are no tensors with a row for each image."""
-    if class_names is not None and not (_is_list(class_names) and all(isinstance(name, str) for name in class_names)):
-        raise TypeError(f"`class_names` is {class_names!r}. Give a list of names, one a class.")
+def checked_class_names(given: Any) -> list[str] | None:
+    """Names by class, each in one line, from a list, an array of strings, or a dictionary {class: name}.
+
+    A class without a name is called by its number.
+
+    >>> checked_class_names({0: "ant", 2: " great  ape"})
+    ['ant', 'class 1', 'great ape']
+    """
+    if given is None:
+        return None
+    names = given.tolist() if isinstance(given, np.ndarray | Tensor) else given
+    if isinstance(names, Mapping):
+        if not all(is_index(label) and label >= 0 for label in names):
+            raise TypeError(f"`class_names` is {given!r}. {_CLASS_NAMES}")
+        known = {int(label): name for label, name in names.items()}
+        names = [known.get(label, "") for label in range(max(known, default=-1) + 1)]
+    if not (isinstance(names, Sequence) and not isinstance(names, str | bytes)):
+        raise TypeError(f"`class_names` is {given!r}. {_CLASS_NAMES}")
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"`class_names` is {given!r}. {_CLASS_NAMES}")
+    return [one_line(name) or unnamed(label) for label, name in enumerate(names)]
+
+
+_CLASS_NAMES = "Give a list of names, one for each class, or a dictionary {class: name}."
+
+
+def unnamed(label: int) -> str:
+    """What a class is called that has no name."""
+    return f"class {label}"
+
+
+def one_line(name: str) -> str:
+    """A name without line breaks, which no caption can hold, and other stray white space."""
+    return " ".join(name.split())
+
+
+def check_ids(ids: Any, extra_inputs: Any) -> None:
+    """Refuse ids that are no names, and extra inputs that are no tensors with a row for each image."""
     if ids is not None and not (
         isinstance(ids, Sequence) and all(isinstance(item, str) or is_index(item) for item in ids)
     ):
         raise TypeError(f"`ids` is {ids!r}. Give a list of integers or names, one an image.")
     if not isinstance(extra_inputs, Mapping):
         raise TypeError(
-            f"`extra_inputs` is a {type(extra_inputs).__name__}. Give a dictionary of tensors with a row for each image."
+            f"`extra_inputs` is a {type(extra_inputs).__name__}. Give a dictionary of tensors with a row for each "
+            "image."
         )
     for key, value in extra_inputs.items():
         if not isinstance(value, Tensor) or not value.ndim:
-            raise TypeError(f"`extra_inputs[{key!r}]` is a {type(value).__name__}. Give a tensor with a row for each image.")
-
-
-def _is_list(given: Any) -> bool:
-    return isinstance(given, Sequence) and not isinstance(given, str | bytes)
+            came = type(value).__name__
+            raise TypeError(f"`extra_inputs[{key!r}]` is a {came}. Give a tensor with a row for each image.")
 
 
 def is_index(index: Any) -> bool:

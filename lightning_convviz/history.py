@@ -12,13 +12,37 @@ KEPT = 9  # drawings in a strip: eight, and the current one
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """Which network is looked at.
+
+    Attributes:
+        epoch: as Lightning counts, from 0.
+        step: at which Lightning logs the metrics of the same validation.
+        caption: the same for a reader.
+        initial: whether this is the network before its first step.
+        training: whether it is being trained, and not looked at by a validation or test of its own.
+    """
+
+    epoch: int
+    step: int
+    caption: str
+    initial: bool = False
+    training: bool = True
+
+    @property
+    def short(self) -> str:
+        """The epoch, as the head of a column."""
+        return "the initial network" if self.initial else f"ep. {self.epoch}"
+
+
+@dataclass(frozen=True)
 class Frame:
     """One drawing: maps or images as value codes with their scale, not as colors: a later page scales them anew.
 
     Attributes:
         number: which drawing it is, from 1; 0 is the initial network.
         epoch: as Lightning counts, from 0.
-        step: `trainer.global_step`.
+        step: at which it was logged.
         codes: (n, ...), 255 at `high`.
         high: a value.
         facts: plain values, one dict for each of the n pictures.
@@ -64,7 +88,7 @@ class History:
     Example:
         >>> history = History(5)
         >>> for number in range(17):
-        ...     history.note(torch.zeros(1, 1, 1), [{}], epoch=number, step=number, initial=number == 0)
+        ...     history.append(torch.zeros(1, 1, 1), [{}], Snapshot(number, number, "", initial=number == 0))
         >>> [frame.number for frame in history.frames]
         [0, 1, 3, 7, 16]
     """
@@ -73,22 +97,10 @@ class History:
         self.limit = limit
         self.frames: list[Frame] = []
 
-    def note(
-        self,
-        maps: Float[Tensor, "n ..."],
-        facts: Sequence[Mapping[str, Any]],
-        *,
-        epoch: int,
-        step: int,
-        initial: bool = False,
-    ) -> None:
-        """One more drawing."""
-        number = 0 if initial else self.frames[-1].number + 1 if self.frames else 1
-        self.add(Frame.of(maps, facts, number=number, epoch=epoch, step=step))
-
-    def add(self, frame: Frame) -> None:
-        """The newest drawing; one that is least missed goes."""
-        self.frames.append(frame)
+    def append(self, maps: Float[Tensor, "n ..."], facts: Sequence[Mapping[str, Any]], snapshot: Snapshot) -> None:
+        """Add the newest drawing; where there are too many, the one that is least missed goes."""
+        number = 0 if snapshot.initial else self.frames[-1].number + 1 if self.frames else 1
+        self.frames.append(Frame.of(maps, facts, number=number, epoch=snapshot.epoch, step=snapshot.step))
         if len(self.frames) > self.limit:
             # The one whose neighbors are nearest to each other in the logarithm: of equals the later.
             inner = range(1, len(self.frames) - 1)
@@ -99,8 +111,8 @@ class History:
         """What the drawings are called: by epoch, or where several are of one by step.
 
         >>> history = History()
-        >>> history.note(torch.zeros(1, 1, 1), [{}], epoch=0, step=0, initial=True)
-        >>> history.note(torch.zeros(1, 1, 1), [{}], epoch=0, step=50)
+        >>> history.append(torch.zeros(1, 1, 1), [{}], Snapshot(0, 0, "", initial=True))
+        >>> history.append(torch.zeros(1, 1, 1), [{}], Snapshot(0, 50, ""))
         >>> history.titles()
         ['initial', 'ep. 0']
         """
@@ -109,10 +121,10 @@ class History:
         called = [f"ep. {frame.epoch}" if distinct else f"s. {frame.step}" for frame in self.frames]
         return [name if frame.number else "initial" for name, frame in zip(called, self.frames, strict=True)]
 
-    def state(self) -> list[dict[str, Any]]:
+    def state_dict(self) -> list[dict[str, Any]]:
         """The frames as tensors and plain values."""
         return [{**vars(frame), "facts": [dict(each) for each in frame.facts]} for frame in self.frames]
 
-    def restore(self, state: Sequence[Mapping[str, Any]]) -> None:
+    def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Go on with the frames of an earlier run."""
         self.frames = [Frame(**frame) for frame in state]

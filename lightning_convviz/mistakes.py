@@ -3,8 +3,8 @@
 Everything stays on the device, and nothing waits for it: this runs between the batches of a user's own validation.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ class MistakeBatch:
     Attributes:
         images: (n, c, h, w), as they passed.
         labels: (n,), the true classes.
-        positions: (n,), which images of the validation they were, from 0.
+        positions: (n,), which images of the data they are, from 0.
         confidence: (n,), the probability of the wrong class, in (0, 1].
         extra_inputs: further inputs of the model.
     """
@@ -40,6 +40,44 @@ class MistakeBatch:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+@dataclass(frozen=True)
+class Confusions:
+    """How often which class was taken for which in a validation, in main memory.
+
+    Attributes:
+        seen: how many images passed.
+        labeled: how many of them had a label and finite logits.
+        table: (k, k), true class, then predicted class -> how many; None where there are too many classes, or nothing
+            passed.
+        examples: of the most frequent confusions, see `Mistakes.examples`.
+    """
+
+    seen: int = 0
+    labeled: int = 0
+    table: Int[Tensor, "k k"] | None = None
+    examples: Examples = field(default_factory=dict)
+
+    @property
+    def wrong(self) -> int | None:
+        """How many images were taken for another class; None where that was not counted."""
+        return None if self.table is None else int(self.table.sum() - self.table.diagonal().sum())
+
+    @staticmethod
+    def merge(parts: Sequence["Confusions"]) -> "Confusions":
+        """What several ranks counted, as one; of each kind the most confident example."""
+        tables = [part.table for part in parts if part.table is not None]
+        examples: Examples = {}
+        for kind, example in (item for part in parts for item in part.examples.items()):
+            if kind not in examples or example[0] > examples[kind][0]:
+                examples[kind] = example
+        return Confusions(
+            sum(part.seen for part in parts),
+            sum(part.labeled for part in parts),
+            torch.stack(tables).sum(0) if tables else None,
+            examples,
+        )
 
 
 class Mistakes:
@@ -81,12 +119,22 @@ class Mistakes:
         labels: Integer[Tensor, " n"],
         logits: Float[Tensor, "n k"],
         extra_inputs: Mapping[str | int, Tensor] | None = None,
+        *,
+        positions: range | None = None,
     ) -> None:
         """Take a batch; images whose label is no class of the net (a mark for "not labeled") do not count.
 
         Images of another shape than the first ones, or with other inputs of another shape, are counted, but not kept:
         they can't stand in one batch with them.
+
+        Args:
+            images: of the batch.
+            labels: the true classes.
+            logits: of the model, for these images.
+            extra_inputs: further inputs of the model, a row for each image.
+            positions: which images of the data these are; by default those that follow the last batch's.
         """
+        positions = range(self.seen, self.seen + len(images)) if positions is None else positions
         with torch.inference_mode(False), torch.no_grad():
             logits, labels = logits.detach().to(images.device, torch.float32), labels.to(images.device).long()
             confidence, predicted = logits.softmax(1).max(1)
@@ -94,9 +142,9 @@ class Mistakes:
             self._labeled = known.sum() if self._labeled is None else self._labeled + known.sum()
             self._tally(labels, predicted, known, logits.shape[1])
             scores = torch.where(known & (predicted != labels), confidence, -1.0)
-            positions = torch.arange(self.seen, self.seen + len(images), device=scores.device)
+            places = torch.arange(positions.start, positions.stop, positions.step, device=scores.device)
             tagged: Rows = {("other", name): rows for name, rows in (extra_inputs or {}).items()}
-            self._merge({**tagged, "images": images, "labels": labels, "positions": positions, "scores": scores})
+            self._merge({**tagged, "images": images, "labels": labels, "positions": places, "scores": scores})
             self._exemplify(images, labels, predicted, scores)
             self.seen += len(images)
 
@@ -156,6 +204,11 @@ class Mistakes:
         return MistakeBatch(
             images, labels, positions, scores, {name[1]: other[:number] for name, other in rows.items()}
         )
+
+    def confusions(self) -> Confusions:
+        """What was counted so far. Waits for the device."""
+        table = None if self.table is None else self.table.cpu()
+        return Confusions(self.seen, self.labeled(), table, self.examples())
 
     def examples(self) -> Examples:
         """For the most frequent confusions (true class, predicted class) an example: its confidence, its image.

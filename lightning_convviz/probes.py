@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import InitVar, dataclass, field, replace
+from contextlib import suppress
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from lightning_convviz._probing import (
+    check_ids,
     check_images,
-    check_names,
     check_numbers,
+    checked_class_names,
     checked_labels,
     checked_masks,
     is_index,
     masks_of,
+    one_line,
+    unnamed,
 )
 from lightning_convviz.batches import as_batch, read
 from lightning_convviz.isolation import same_randomness
@@ -34,7 +38,8 @@ class Probes:
     Attributes:
         images: (n, c, h, w), floating point: input of the model, normalized as it is trained.
         labels: the true classes, (n,) integers; None where they are not known.
-        class_names: names by class; None shows numbers.
+        class_names: names by class, a list, an array of strings or a dictionary {class: name}, kept as a list with each
+            name in one line; None shows numbers.
         mean: of the normalization that was applied to images in [0, 1]; only undoes it for display.
         std: likewise.
         ids: what the images are called: indices of a data set, names of files.
@@ -58,7 +63,7 @@ class Probes:
 
     images: Tensor
     labels: Tensor | Sequence[int] | None = None
-    class_names: Sequence[str] | None = None
+    class_names: Sequence[str] | Mapping[Any, str] | np.ndarray[Any, np.dtype[Any]] | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     ids: Sequence[int | str] | None = None
@@ -76,11 +81,13 @@ class Probes:
             checked_masks(self.masks, (n, h, w))
         if boxes is not None:
             object.__setattr__(self, "masks", masks_of(boxes, (n, h, w)))
-        check_names(self.class_names, self.ids, self.extra_inputs)
+        check_ids(self.ids, self.extra_inputs)
+        names = checked_class_names(self.class_names)
+        object.__setattr__(self, "class_names", names)
         if self.space is not None and not isinstance(self.space, Denormalization):
             raise TypeError(f"`space` is a {type(self.space).__name__}. Give a Denormalization, or `mean` and `std`.")
         if self.labels is not None:
-            object.__setattr__(self, "labels", checked_labels(self.labels, n, self.class_names))
+            object.__setattr__(self, "labels", checked_labels(self.labels, n, names))
         if (self.mean is None) != (self.std is None):
             raise ValueError("`mean` and `std` undo a normalization together. Give both or neither.")
         if self.mean is not None and self.std is not None:
@@ -89,8 +96,8 @@ class Probes:
             if len(self.mean) not in (1, c):
                 raise ValueError(f"`mean` has {len(self.mean)} numbers for {c} channels. Give one for each channel.")
             object.__setattr__(self, "space", normalized(self.mean, self.std))
-        if self.ids is None:
-            object.__setattr__(self, "ids", tuple(range(n)))
+        named = range(n) if self.ids is None else self.ids
+        object.__setattr__(self, "ids", tuple(one_line(each) if isinstance(each, str) else each for each in named))
         lengths = {"ids": len(self.ids or ())} | {
             f"extra_inputs[{key!r}]": len(other) for key, other in self.extra_inputs.items()
         }
@@ -166,8 +173,7 @@ class Probes:
         """Some of the probes, in this order."""
         index = torch.as_tensor(rows, device=self.images.device)
         ids, labels = self.ids or (), self.labels
-        return replace(
-            self,
+        return self._with(
             images=self.images[index],
             labels=None if labels is None else torch.as_tensor(labels)[index.cpu()],
             ids=tuple(ids[row] for row in rows),
@@ -179,12 +185,50 @@ class Probes:
         """The same probes in main memory."""
         extra_inputs = {key: other.cpu() for key, other in self.extra_inputs.items()}
         masks = None if self.masks is None else self.masks.cpu()
-        return replace(self, images=self.images.cpu(), extra_inputs=extra_inputs, masks=masks)
+        return self._with(images=self.images.cpu(), extra_inputs=extra_inputs, masks=masks)
+
+    def to(self, images: Tensor) -> "Probes":
+        """The same probes with their images as these are, on another device or of another type, and all else there."""
+        extra_inputs = {key: other.to(images.device) for key, other in self.extra_inputs.items()}
+        return self._with(images=images, extra_inputs=extra_inputs)
+
+    def _with(self, **changes: Any) -> "Probes":
+        """Some fields changed, without the checks of the constructor: what was checked stays right."""
+        changed = object.__new__(Probes)
+        changed.__dict__.update(self.__dict__ | changes)
+        return changed
+
+    def state_dict(self) -> dict[str, Any]:
+        """The probes as tensors, strings and numbers, which a checkpoint can hold."""
+        space = self.space
+        return {
+            "images": self.images.cpu(),
+            "labels": None if self.labels is None else torch.as_tensor(self.labels).tolist(),
+            "class_names": None if self.class_names is None else [str(name) for name in self.class_names],
+            "ids": list(self.ids or ()),
+            "extra_inputs": {key: given.cpu() for key, given in self.extra_inputs.items()},
+            "space": None if space is None else [list(space.scale), list(space.offset)],
+            "masks": None if self.masks is None else self.masks.cpu(),
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> "Probes":
+        """The probes that `state_dict` made plain."""
+        space = state["space"]
+        return cls(
+            state["images"],
+            state["labels"],
+            state["class_names"],
+            ids=tuple(state["ids"]),
+            extra_inputs=dict(state["extra_inputs"]),
+            space=None if space is None else Denormalization(tuple(space[0]), tuple(space[1])),
+            masks=state["masks"],
+        )
 
     def name(self, label: int) -> str:
         """The name of a class."""
-        known = self.class_names is not None and label < len(self.class_names)
-        return str(self.class_names[label]) if known and self.class_names else f"class {label}"
+        names = self.class_names or ()
+        return str(names[label]) if label < len(names) else unnamed(label)
 
     def display(self) -> Tensor:
         """The images for display: (n, 3, h, w) in [0, 1]."""
@@ -245,8 +289,11 @@ def find_class_names(dataset: Any) -> Sequence[str] | None:
     """The `classes` of a data set, as torchvision's have them; looks through subsets and concatenations."""
     for part in datasets(dataset):
         names = getattr(part, "classes", None)
-        if isinstance(names, Sequence) and not isinstance(names, str):
-            return [str(name) for name in names]
+        if isinstance(names, list | tuple):
+            names = [str(name) for name in names]
+        with suppress(TypeError):  # it is something else that has this name
+            if found := checked_class_names(names):
+                return found
     return None
 
 

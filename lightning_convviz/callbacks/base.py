@@ -1,207 +1,164 @@
-"""What all callbacks have in common: when to draw, on what, where to, and how to fail without harm."""
+"""Lightning's hooks, handed on to the engine: a `Visualizer` that a Trainer takes as a callback."""
 
-from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_convviz import _lightning, sinks
-from lightning_convviz.callbacks import memory
-from lightning_convviz.callbacks.arguments import Forward, check_common
-from lightning_convviz.callbacks.scene import Scene, View, Wants
-from lightning_convviz.callbacks.session import Session
-from lightning_convviz.callbacks.turn import Turn
-from lightning_convviz.probes import Probes, ProbesLike, as_probes
+from lightning_convviz import _lightning
+from lightning_convviz.callbacks.options import check_common
+from lightning_convviz.engine.contract import Forward, Settings, Visualizer
+from lightning_convviz.engine.coordinator import Coordinator
+from lightning_convviz.probes import ProbesLike, as_probes
 from lightning_convviz.render import Drawable
-from lightning_convviz.render.strips import Strip
 
 
-class Watcher(_lightning.Callback):
+class VisualizationCallback(_lightning.Callback, Visualizer):
     """A callback that draws the live network at validations. Abstract; a subclass is final.
 
-    It says which layers it draws (`resolve`), what it needs of the shared forward (`wants`), what else it computes with
-    the model (`compute`), what it draws (`draw`), and what outlives the run (`kept`, `keep`); if it also watches the
-    validation batches that pass, what it takes from them (`observers`, `passed`).
+    A subclass has a `name`, the first part of its tags, and says what is to be seen: `draw` at least, and of the other
+    methods of `Visualizer` what it needs. When to draw, on which pictures and ranks, where to, and what happens when it
+    fails, is the engine's.
+
+    Args:
+        probes: the images to watch: Probes, a tensor of model inputs, (images, labels), (data set, indices) or the
+            path of a folder. By default some of the first validation batches, with as many classes as possible.
+        num_probes: how many of them to take.
+        dataloader_idx: from which validation loader to take them, where there are several.
+        every_n_epochs: draw in every n-th epoch; `"log"` draws at validations 1, 2, 4, 8, and so on.
+        forward: how to get from the images to the model's output: the name of a sub-module, or a function
+            (model, images) -> output. By default the module's own `forward`.
+        output: a function from what the model returns to logits (n, k), where they can't be found in it.
+        reshape: a function from a layer's output to maps (n, c, y, x), where `layers.layout` can't tell.
+        logits: a function from what `validation_step` returns to logits (n, k).
+        name: the first part of the tags; tells several callbacks of a kind apart.
+        save_dir: a local folder for pictures as files, in folders by tag and step, beside what the loggers take.
+        save_images: keep the probes from the validation data in checkpoints, so that a resumed run shows the same
+            ones; False for private data.
+        on_error: `"warn"`: a drawing that fails warns, and training goes on; `"raise"` is for tests.
+        initial: try a drawing before training, so that what does not fit fails at once; it is logged at step 0.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for an argument out of range.
+
+    Example:
+        >>> from lightning_convviz import render
+        >>> from lightning_convviz.engine.contract import DrawResult
+        >>> class Inputs(VisualizationCallback):
+        ...     name = "inputs"
+        ...     def draw(self, context, parts):
+        ...         page = render.picture_grid(context.photos, context.probes.ids, title=context.snapshot.caption)
+        ...         return DrawResult({f"{self.name}/probes": page})
+        >>> Inputs(num_probes=4).settings.num_probes
+        4
     """
 
     name: str
-    output: Callable[..., Any] | None = None  # what the model returns -> logits
-    reshape: Callable[..., Any] | None = None  # a layer's output -> maps
-    logits: Callable[..., Any] | None = None  # what `validation_step` returns -> logits
-    # What of `kept` goes where a checkpoint would grow too large: what it is, and which argument makes it smaller.
-    spare: ClassVar[Mapping[str, tuple[str, str]]] = {}
-    classifies: bool = True  # whether what the model returns are logits of classes
-    hears: bool = False  # whether `hear` wants the logits of the validation
-    shares: bool = False  # whether `compute` can be divided over ranks
 
     def __init__(
         self,
         *,
-        probes: ProbesLike,
-        num_probes: int,
-        dataloader_idx: int,
-        every_n_epochs: int | Literal["log"],
-        forward: Forward,
-        name: str | None,
-        save_dir: str | Path | None,
-        save_images: bool,
-        on_error: Literal["warn", "raise"],
-        initial: bool,
+        probes: ProbesLike = None,
+        num_probes: int = 8,
+        dataloader_idx: int = 0,
+        every_n_epochs: int | Literal["log"] = 1,
+        forward: Forward = None,
+        output: Callable[..., Any] | None = None,
+        reshape: Callable[..., Any] | None = None,
+        logits: Callable[..., Any] | None = None,
+        name: str | None = None,
+        save_dir: str | Path | None = None,
+        save_images: bool = True,
+        on_error: Literal["warn", "raise"] = "warn",
+        initial: bool = True,
     ) -> None:
         super().__init__()
         check_common(
-            num_probes=num_probes, dataloader_idx=dataloader_idx, every_n_epochs=every_n_epochs, forward=forward,
-            name=name, save_dir=save_dir, save_images=save_images, on_error=on_error, initial=initial,
-        )  # fmt: skip
-        self.given: Probes | None = None if probes is None else as_probes(probes)
-        self.num_probes = num_probes
-        self.dataloader_idx = dataloader_idx
-        self.every_n_epochs = every_n_epochs
-        self.forward_ = forward
-        self.name = name or type(self).name
-        self.save_dir = None if save_dir is None else Path(save_dir)
-        self.save_images = save_images
-        self.on_error = on_error
-        self.initial = initial
-        self.turn = Turn(self, Session())
-        self.begin()
+            num_probes=num_probes,
+            dataloader_idx=dataloader_idx,
+            every_n_epochs=every_n_epochs,
+            forward=forward,
+            output=output,
+            reshape=reshape,
+            logits=logits,
+            name=name,
+            save_dir=save_dir,
+            save_images=save_images,
+            on_error=on_error,
+            initial=initial,
+        )
+        self.settings = Settings(
+            name=name or type(self).name,
+            probes=None if probes is None else as_probes(probes),
+            num_probes=num_probes,
+            dataloader_idx=dataloader_idx,
+            every_n_epochs=every_n_epochs,
+            forward=forward,
+            output=output,
+            reshape=reshape,
+            logits=logits,
+            save_dir=None if save_dir is None else Path(save_dir),
+            save_images=save_images,
+            on_error=on_error,
+            initial=initial,
+        )
+        self.name = self.settings.name
+        self._coordinator = Coordinator()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Spawned processes get a copy of the callback: each begins a session of its own, with its own lock and thread.
-        return {name: value for name, value in self.__dict__.items() if name != "turn"}
+        # Spawned processes get a copy of the callback: each begins with a coordinator of its own, its lock and thread.
+        return {name: value for name, value in self.__dict__.items() if name != "_coordinator"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.turn = Turn(self, Session())
+        self._coordinator = Coordinator()
 
     @property
     def initial_pictures(self) -> dict[str, Drawable]:
-        """What the dry run before training drew, by tag."""
-        return self.turn.initial_pictures
+        """What the drawing before training shows, by tag; empty before it and where there was none."""
+        participant = self._coordinator.participant(self)
+        return {} if participant is None else participant.initial_pictures
 
-    def failed(self, error: Exception) -> None:
-        """Count a failure that harms nobody; after three in a row the callback is switched off."""
-        self.turn.failures.add(error)
+    # -- Lightning's hooks: the first of our callbacks acts for all ----------------------------------------------------
 
-    # -- what a subclass says ----------------------------------------------------------------------------------------
-
-    def begin(self) -> None:
-        """A new run: nothing is chosen yet."""
-
-    def check(self, model: nn.Module) -> None:
-        """Before anything runs: complain about layers that the model does not have."""
-
-    @abstractmethod
-    def resolve(self, model: nn.Module, scene: Scene) -> None:
-        """Choose the layers, once, from those that ran (`scene.runs`)."""
-
-    @abstractmethod
-    def wants(self, probes: Probes) -> Wants:
-        """What to record in the shared forward of the probes."""
-
-    def compute(self, view: View, mine: slice) -> Any:
-        """What else the drawing needs of the model, which is isolated while this runs; `mine` is this rank's share."""
-
-    @abstractmethod
-    def draw(self, view: View, parts: list[Any]) -> dict[str, Drawable]:
-        """The pictures by tag, tags always the same, from what every rank computed, in their order."""
-
-    def scalars(self) -> Mapping[str, float]:
-        """Numbers to log beside the pictures that `draw` made last, by the end of their tags."""
-        return {}
-
-    def text(self) -> str:
-        """What there is to tell a person about the last drawing, in Markdown; empty where there is nothing."""
-        return ""
-
-    def strips(self) -> Mapping[str, Strip]:
-        """The film strips of the last drawing, by name: at the end of the fit they become animations."""
-        return {}
-
-    def chosen(self) -> dict[str, Any]:
-        """What the dry run chose, as plain values, for ranks that had none."""
-        return {}
-
-    def choose(self, chosen: Mapping[str, Any]) -> None:
-        """Take what rank 0 chose in its dry run."""
-
-    def kept(self) -> dict[str, Any]:
-        """What a resumed run goes on with: tensors, strings, numbers, lists and dicts."""
-        return {}
-
-    def keep(self, state: Mapping[str, Any]) -> None:
-        """Go on with what an earlier run kept."""
-
-    def observers(self) -> Mapping[str, Callable[[Tensor], None]]:
-        """Layers of the user's own validation forward to observe, with a function of the output.
-
-        The function runs inside that forward, where a drawing is due: it must reduce only, and not wait for the device.
-        """
-        return {}
-
-    def passed(self, images: Tensor | None) -> None:
-        """Take the images of the batch that was observed, if it was one of this callback's loader.
-
-        Must not wait for the device.
-        """
-
-    def opened(self) -> None:
-        """A validation begins."""
-
-    def hear(self, images: Tensor, labels: Tensor, logits: Tensor, extra_inputs: Mapping[str | int, Tensor]) -> None:
-        """Take a validation batch and what the user's own step said of it; must not wait for the device."""
-
-    # -- Lightning's hooks -------------------------------------------------------------------------------------------
+    @property
+    def _drives(self) -> bool:
+        return self._coordinator.is_driven_by(self)
 
     @override
     def setup(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, stage: str) -> None:
-        if stage != "predict":
-            self._join(trainer, pl_module)
-
-    def _join(self, trainer: Any, module: Any) -> None:
-        """Share the session of the trainer's other watchers; where there is none yet for this model, begin one."""
+        if stage == "predict":
+            return
         if reason := _lightning.unfit(trainer.strategy):
             raise ValueError(f"`strategy`: {reason}, or leave {type(self).__name__} out.")
-        sessions = [peer.turn.session for peer in trainer.callbacks if isinstance(peer, Watcher)]
-        session = next((each for each in sessions if each.serves(trainer, module)), None) or Session(trainer, module)
-        session.begin(trainer)
-        self.turn.loaded = None
-        if self in session.watchers:
-            return
-        if self.name in [watcher.name for watcher in session.watchers]:
-            raise ValueError(
-                f"`callbacks` holds two callbacks named {self.name!r}, and their tags would collide. Give one of them "
-                "another `name=`."
-            )
-        session.watchers.append(self)
-        self.turn = Turn(self, session)
-        self.begin()
-        if self.turn.leads:
-            sinks.announce(trainer.loggers, self.save_dir)
+        ours = [each for each in _lightning.callbacks(trainer) if isinstance(each, VisualizationCallback)]
+        peers = [each._coordinator for each in ours]
+        known = next((each for each in peers if each.belongs_to(trainer, pl_module)), None)
+        self._coordinator = known or Coordinator(trainer, pl_module)
+        self._coordinator.begin(trainer)
+        self._coordinator.join(self, trainer)
 
     @override
     def on_fit_start(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
-        self.turn.check(pl_module)
-        if self.turn.leads and not trainer.enable_validation:
-            _lightning.rank_zero_warn(
-                "lightning_convviz draws at validations, and this run has none (`limit_val_batches=0`, or no "
-                "`validation_step` or validation data): there will be no pictures."
-            )
+        if self._drives:
+            self._coordinator.on_fit_start(trainer, pl_module)
 
     @override
     def on_sanity_check_end(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
-        self.turn.agree(trainer)
+        if self._drives:
+            self._coordinator.on_sanity_check_end(trainer)
 
     @override
     def on_train_start(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
-        self.turn.start(trainer, pl_module)
+        if self._drives:
+            self._coordinator.on_train_start(trainer, pl_module)
 
     @override
     def on_validation_start(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
-        self.turn.open(trainer, pl_module)
+        if self._drives:
+            self._coordinator.on_validation_start(trainer, pl_module)
 
     @override
     def on_validation_batch_start(
@@ -212,7 +169,8 @@ class Watcher(_lightning.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.turn.before(trainer, pl_module, batch, first=batch_idx == 0 and dataloader_idx == 0)
+        if self._drives:
+            self._coordinator.on_validation_batch_start(trainer, pl_module, batch)
 
     @override
     def on_validation_batch_end(
@@ -224,19 +182,23 @@ class Watcher(_lightning.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.turn.after(trainer, pl_module, outputs, batch, dataloader_idx)
+        if self._drives:
+            self._coordinator.on_validation_batch_end(trainer, pl_module, outputs, dataloader_idx)
 
     @override
     def on_validation_epoch_end(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
-        self.turn.meet(trainer, pl_module)
+        if self._drives:
+            self._coordinator.on_validation_epoch_end(trainer, pl_module)
 
     @override
     def on_validation_end(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
-        self.turn.session.end(trainer)
+        if self._drives:
+            self._coordinator.on_validation_end(trainer)
 
     @override
     def on_fit_end(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule) -> None:
-        self.turn.conclude(trainer)
+        if self._drives:
+            self._coordinator.on_fit_end(trainer)
 
     # A stand-alone test is a validation under another tag.
     on_test_start = on_validation_start
@@ -249,14 +211,15 @@ class Watcher(_lightning.Callback):
     def on_exception(
         self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, exception: BaseException
     ) -> None:
-        self.turn.hand_over()
-        self.turn.session.finish(trainer)
+        if self._drives:
+            self._coordinator.finish(trainer)
 
     @override
     def teardown(self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, stage: str) -> None:
-        self.turn.session.finish(trainer)
+        if self._drives:
+            self._coordinator.finish(trainer)
 
-    # -- checkpoints -------------------------------------------------------------------------------------------------
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     @property
     def state_key(self) -> str:
@@ -269,20 +232,28 @@ class Watcher(_lightning.Callback):
     ) -> None:
         # Not `state_dict`: for two instances of one name Lightning would raise an error of its own, which knows nothing
         # of `name=`, before ours. An error here would cost the checkpoint.
+        participant = self._coordinator.participant(self)
+        if participant is None:
+            return
         try:
-            checkpoint.setdefault("callbacks", {})[self.state_key] = memory.state(self)
+            checkpoint.setdefault("callbacks", {})[self.state_key] = self._coordinator.state_of(participant)
         except Exception as error:
-            self.turn.failures.tell("save its state", error)
+            participant.failures.warn("save its state", error)
 
     @override
     def on_load_checkpoint(
         self, trainer: _lightning.Trainer, pl_module: _lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self.turn.loaded = int(checkpoint.get("epoch", 0)), int(checkpoint.get("global_step", 0))
+        participant = self._coordinator.participant(self)
+        if participant is not None:
+            participant.loaded = int(checkpoint.get("epoch", 0)), _lightning.saved_step(checkpoint)
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        participant = self._coordinator.participant(self)
+        if participant is None:
+            return
         try:
-            memory.restore(self, state_dict)
+            self._coordinator.restore(participant, state_dict)
         except Exception as error:
-            self.turn.failures.tell("read its state in the checkpoint, and begins anew", error)
+            participant.failures.warn("read its state in the checkpoint, and begins anew", error)

@@ -66,7 +66,7 @@ def heatmaps(
             see `targets` for segmentations, embeddings and contrasts.
         method: a name in `cams.METHODS`, `cams.GRAPH_METHODS` or `cams.FUSIONS`, or a function
             (activations, gradients) -> signed map. A fusion makes one map of all layers.
-        signed: keep evidence against the class, as negative values; else it is clamped to 0.
+        signed: keep evidence against the class, as negative values; else it is clamped to 0, at the layer's resolution.
         forward: images -> output of the model; default the model itself.
         output: what the model returns -> logits, where `outputs.logits` can't read it.
         reshape: the layer's output -> maps (n, c, y, x), where `layers.layout` can't tell.
@@ -93,9 +93,10 @@ def heatmaps(
         groups: list[str | tuple[str, ...]] = [tuple(names)] if fused else list(names)
         wanted = [Explanation(group, target, method) for group in groups]
         maps = run_forward(model, images, forward=forward, output=output, explanations=wanted, reshape=reshape).maps
-        full = [resize_maps(each, tuple(images.shape[2:])) for each in maps]
-    drawn = [each if signed else each.clamp(min=0) for each in full]
-    return drawn[0] if fused or isinstance(layer, str) else dict(zip(names, drawn, strict=True))
+    # Cut off first, at the layer's resolution, as in the papers: enlarged evidence against would eat into the rest.
+    kept = [each if signed else each.clamp(min=0) for each in maps]
+    full = [resize_maps(each, tuple(images.shape[2:])) for each in kept]
+    return full[0] if fused or isinstance(layer, str) else dict(zip(names, full, strict=True))
 
 
 def _names(

@@ -1,6 +1,7 @@
 """One function for each paper: (activations, gradients) -> signed map, for maps of one, two or three axes.
 
-Signed, because a difference of two maps is only exact before negative evidence is cut off; `heatmaps` clamps last.
+Signed, because a difference of two maps is only exact before negative evidence is cut off; `heatmaps` does that last,
+before it enlarges the map.
 In all formulas `A` are the activations, `S` is the score, `g = ∂S/∂A` its gradient, and `p` a position `[y, x]`.
 """
 

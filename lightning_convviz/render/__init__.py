@@ -1,8 +1,8 @@
 """Tensors -> pictures; knows neither models nor Lightning.
 
-`color` turns values into color codes on the device, `sheet` lays tiles and captions out, `paint` makes the image file.
-`heat` and `filters` make the pages of heatmaps and of patterns, `chart` draws numbers over depth and epoch, `animation`
-shows pictures one after the other.
+`color` turns values into color codes on the device, `layout` lays tiles and captions out, `paint` makes the image file.
+`heat` makes the pages of heatmaps, `image_grid` images with a word under each, `chart` draws numbers over depth and
+epoch, `animation` shows pictures one after the other.
 """
 
 from typing import TypeAlias
@@ -10,7 +10,7 @@ from typing import TypeAlias
 from lightning_convviz.render.animation import Animation, animate, encode_animation
 from lightning_convviz.render.chart import Chart, Panel
 from lightning_convviz.render.color import colormap, encode_values, overlay, rgb
-from lightning_convviz.render.filters import grid
+from lightning_convviz.render.image_grid import grid, picture_grid
 from lightning_convviz.render.layout import PageLayout, Picture
 from lightning_convviz.render.paint import Encoded, encode_picture, paint
 from lightning_convviz.render.plot import encode_chart
@@ -48,5 +48,6 @@ __all__ = [
     "grid",
     "overlay",
     "paint",
+    "picture_grid",
     "rgb",
 ]

@@ -219,6 +219,37 @@ class PageLayout:
         text = shorten(text, width, self.text, bold) if width else text
         self._labels.append(Label(x, y, text, self.text, bold, color, boxed))
 
+    def label_above(
+        self,
+        grid: TileGrid,
+        index: int,
+        text: str,
+        *,
+        gap: int = 0,
+        bold: bool = False,
+        width: int = 0,
+        color: tuple[int, int, int] = INK,
+    ) -> None:
+        """A line of text that ends `gap` pixels above a tile; by default as wide as the page from there on."""
+        x, y = grid.corner(index)
+        width = width or self.width - MARGIN - x
+        self.label(text, x, y - self.line - gap, bold=bold, width=width, color=color)
+
+    def label_below(
+        self,
+        grid: TileGrid,
+        index: int,
+        text: str,
+        *,
+        gap: int = 0,
+        width: int = 0,
+        color: tuple[int, int, int] = INK,
+    ) -> None:
+        """A line of text that begins `gap` pixels below a tile; by default as wide as the tile."""
+        x, y = grid.corner(index)
+        w, h = grid.size
+        self.label(text, x, y + h + gap, width=width or w, color=color)
+
     def tiles(
         self,
         tiles: UInt8[Tensor, "n y x *rgb"],

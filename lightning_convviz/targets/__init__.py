@@ -24,11 +24,13 @@ from lightning_convviz.targets.classes import (
     true_or_runner_up,
 )
 from lightning_convviz.targets.dense import region, similarity
+from lightning_convviz.targets.joined import Concatenated
 
 __all__ = [
     "TARGETS",
     "Target",
     "check_classes",
+    "concatenate",
     "contrast",
     "finercam",
     "freeze",
@@ -75,6 +77,16 @@ def resolve(target: str | int | Int[Tensor, "..."] | Target | Sequence[Any], cou
         raise TypeError(f"`target` is a {type(target).__name__}. {_CHOICES}.")
     of_rows(target, slice(0, count), count)  # what does not fit is known now and not in a later part of the batch
     return lambda rows: of_rows(target, rows, count)
+
+
+def concatenate(targets: Sequence[Any], counts: Sequence[int]) -> Target:
+    """One target for several sets of images, one after the other, each with its own target as `resolve` takes it.
+
+    >>> both = concatenate(["predicted", 0], [1, 2])
+    >>> both(torch.tensor([[1.0, 3.0], [2.0, 0.0], [5.0, 6.0]]))
+    tensor([3., 2., 5.])
+    """
+    return Concatenated.of(targets, counts, resolve)
 
 
 _CHOICES = f"It can be {sorted(TARGETS)}, a class, n classes, a function, or a list of one of these for each image"
