@@ -10,10 +10,25 @@ ROOT = Path(__file__).parent.parent / "lightning_convviz"
 FILES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in sorted(ROOT.rglob("*.py"))}
 PROGRAMS = sorted([*ROOT.parent.glob("examples/*.py"), *ROOT.parent.glob("tests/benchmarks/*.py")])
 
-COMPUTATION = {"layers", "isolation", "outputs", "targets", "cams", "heatmap_metrics", "mistakes", "layer_stats"}
-COMPUTATION |= {"canvas", "transforms", "ascent", "pixels", "diagnostics"}
+# What computes: torch alone, without Lightning, loggers or pictures.
+COMPUTATION = {
+    "ascent",
+    "cams",
+    "canvas",
+    "diagnostics",
+    "heatmap_metrics",
+    "isolation",
+    "layer_stats",
+    "layers",
+    "mistakes",
+    "outputs",
+    "pixels",
+    "targets",
+    "transforms",
+}
+OUTSIDE = {"_lightning", "batches", "history", "probes", "sinks"}
 # For each room the rooms that it may look into, besides itself.
-ARROWS = {
+ARROWS: dict[str, set[str]] = {
     "layers": set(),
     "isolation": set(),
     "outputs": set(),
@@ -36,7 +51,37 @@ ARROWS = {
     "sinks": {"render", "_lightning"},
     "export": set(),
     "__main__": {"export"},
-    "callbacks": COMPUTATION | {"render", "_lightning", "batches", "probes", "sinks", "history"},
+    "pages": {"ascent", "cams", "history", "layer_stats", "layers", "mistakes", "pixels", "probes", "render"},
+    "engine": {"cams", "isolation", "layers", "outputs", "pixels", "render", "targets"} | OUTSIDE,
+    "callbacks": COMPUTATION | {"engine", "history", "pages", "probes", "render", "_lightning"},
+}
+# The same inside rooms: a file or folder and what it may look into of its own room, or of the engine. Each may look
+# into itself; `*` stands for any one name.
+ENGINE = (
+    "contract",
+    "failures",
+    "schedule",
+    "processes",
+    "picture_queue",
+    "logits",
+    "probe_store",
+    "hooks",
+    "participation",
+    "participant",
+    "probe_forward",
+    "checkpoint",
+    "coordinator",
+)
+INNER: dict[str, set[str]] = {
+    # From top to bottom: each of the engine's files sees those above it.
+    **{f"engine.{name}": {f"engine.{above}" for above in ENGINE[:place]} for place, name in enumerate(ENGINE)},
+    "callbacks.options": set(),
+    "callbacks.common": set(),
+    "callbacks.base": {"callbacks.options", "engine.contract", "engine.coordinator"},
+    **{
+        f"callbacks.{one}": {"callbacks.base", "callbacks.options", "callbacks.common", "engine.contract"}
+        for one in ("activations", "filters", "gradcam")
+    },
 }
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric"}
 
@@ -68,6 +113,64 @@ def test_a_module_looks_only_where_its_arrows_point():
         else:
             wrong += [f"{file} imports {other}" for other in sorted(rooms(path) - {room} - ARROWS[room])]
     assert wrong == []
+
+
+def modules(path):
+    """What a file imports of the package, as modules: `from a import b` is `a.b` where that is one, else `a`."""
+    known = {module_name(file) for file in FILES}
+    for name in imports(path):
+        if name.startswith("lightning_convviz."):
+            yield name if name in known else name.rpartition(".")[0]
+
+
+def module_name(file):
+    return ".".join(["lightning_convviz", *file.removesuffix("__init__").rstrip("/").split("/")]).rstrip(".")
+
+
+def test_a_file_looks_only_where_its_room_s_own_arrows_point():
+    """What stands in `INNER`: the engine from top to bottom, no callback at another, and at the contract alone."""
+    wrong = []
+    for file, path in FILES.items():
+        own = ".".join(file.split("/")[:2])
+        if file.split("/")[0] not in ("engine", "callbacks") or (file.endswith("/__init__") and file.count("/") == 1):
+            continue
+        if own not in INNER:
+            wrong.append(f"{file}: give it a row in INNER")
+            continue
+        for name in modules(path):
+            target = ".".join(name.split(".")[1:3])
+            if target.split(".")[0] in ("engine", "callbacks") and target not in INNER[own] | {own}:
+                wrong.append(f"{file} imports {name}")
+    assert wrong == []
+
+
+def test_no_cycle_of_imports_anywhere():
+    """Inside rooms too; imports for types alone and inside functions count."""
+    arrows = {module_name(file): set(modules(path)) for file, path in FILES.items() if file != "__init__"}
+    assert len(arrows) > 100
+    assert cycles(arrows) == []
+
+
+def test_a_cycle_would_be_seen():
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"d"}}) == [["b", "c"], ["d"]]
+
+
+def cycles(arrows):
+    """Groups of modules that need one another."""
+
+    def reach(start):
+        seen, waiting = set(), [start]
+        while waiting:
+            for name in arrows.get(waiting.pop(), ()):
+                if name not in seen:
+                    seen.add(name)
+                    waiting.append(name)
+        return seen
+
+    reached = {name: reach(name) for name in arrows}
+    circles = {name for name in arrows if name in reached[name]}
+    groups = {tuple(sorted(other for other in circles & reached[name] if name in reached[other])) for name in circles}
+    return sorted(map(list, groups))
 
 
 def test_lightning_comes_in_by_one_door():

@@ -442,7 +442,7 @@ def test_what_does_not_fit_together_is_not_cheaper(net, images):
 
 def test_a_measurement_takes_time_and_no_more_images_than_asked_for(net, images):
     forward = Counting(net)
-    way = importlib.import_module("lightning_convviz.ascent.climb").Way(net, forward)
+    way = importlib.import_module("lightning_convviz.ascent.climb").LayerReader(net, forward)
     with torch.enable_grad():
         assert PLAN._seconds(way, {"conv1": 3, None: 2}, box(images), (12, 16), 2) > 0
     assert set(forward.sizes) == {2}

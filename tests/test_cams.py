@@ -114,10 +114,45 @@ def test_a_module_called_twice_is_explained_at_its_last_call(images):
     assert torch.equal(heatmaps(tied, images, layer="0", signed=True), heatmaps(untied, images, layer="2", signed=True))
 
 
+def paper_s_heatmap(net, image, target, size):
+    """Grad-CAM as it is written down, in loops: weights, ReLU at the layer's resolution, then bilinear enlarging."""
+    A = net.features(image[None]).detach().requires_grad_()
+    score = net.head(A.mean((2, 3)))[0, target]
+    (G,) = torch.autograd.grad(score, A)
+    _, c, h, w = A.shape
+    low = torch.zeros(h, w, dtype=A.dtype)
+    for y in range(h):
+        for x in range(w):
+            value = sum(G[0, k].mean() * A[0, k, y, x] for k in range(c)).item()
+            low[y, x] = max(0.0, value)
+    full = torch.zeros(size, dtype=A.dtype)
+    for i in range(size[0]):
+        for j in range(size[1]):
+            v = min(max((i + 0.5) * h / size[0] - 0.5, 0), h - 1)
+            u = min(max((j + 0.5) * w / size[1] - 0.5, 0), w - 1)
+            y, x = int(v), int(u)
+            below, right = min(y + 1, h - 1), min(x + 1, w - 1)
+            top = low[y, x] * (1 - u + x) + low[y, right] * (u - x)
+            bottom = low[below, x] * (1 - u + x) + low[below, right] * (u - x)
+            full[i, j] = top * (1 - v + y) + bottom * (v - y)
+    return full
+
+
+def test_what_speaks_against_the_class_is_cut_off_before_the_map_is_enlarged(tiny, images):
+    net, images = tiny().double().eval(), images.double()
+    expected = torch.stack([paper_s_heatmap(net, image, 1, (12, 16)) for image in images])
+    torch.testing.assert_close(heatmaps(net, images, target=1, layer="relu2"), expected)
+    late = heatmaps(net, images, target=1, layer="relu2", signed=True).clamp(min=0)
+    assert (expected - late).max() > 0.01 * expected.max(), "the order can be seen"
+    assert (late <= expected + 1e-12).all(), "enlarged first, evidence against eats into the evidence for"
+
+
 def test_signed_maps_keep_what_clamping_cuts_off(net, images):
     signed = heatmaps(net, images, target=1, signed=True)
     assert signed.min() < 0 < signed.max()
-    assert torch.equal(heatmaps(net, images, target=1), signed.clamp(min=0))
+    with isolated(net):
+        (low,) = run_forward(net, images, explanations=[Explanation("relu2", 1)]).maps
+    assert torch.equal(signed, cams.heatmap.resize_maps(low, (12, 16)))
 
 
 def test_the_score_s_scale_is_the_map_s(tiny, images):

@@ -97,7 +97,7 @@ def test_every_picture_of_a_real_run_comes_out_as_it_was_logged(fit, tmp_path, c
     assert f"{len(expected)} pictures of {len(tags)} tags" in said.out
     (told,) = index(out / "index.html")["runs"]
     assert {entry["tag"] for entry in told["tags"]} == set(tags)
-    assert told["steps"] == [[6, 0], [12, 1]]
+    assert told["steps"] == [[0, 0], [5, 0], [6, None], [11, 1], [12, None]]  # of one's own at 6 and 12
     legend = next(entry["legend"] for entry in told["tags"] if entry["tag"] == "gradcam/probes")
     assert legend.startswith("<p><strong>")
     carried = inspect(logged.Images("gradcam/probes")[0].encoded_image_string).facts

@@ -4,8 +4,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from lightning_convviz.history import Frame, History
-from lightning_convviz.mistakes import Mistakes
+from lightning_convviz.history import History, Snapshot
+from lightning_convviz.mistakes import Confusions, Mistakes
 
 
 def batches(sizes, *, classes=4, seed=0):
@@ -34,6 +34,27 @@ def test_the_running_list_is_the_head_of_the_sorted_whole(sizes):
         table[true, guess] += 1
     assert torch.equal(mistakes.table, table)
     assert mistakes.seen == 40
+
+
+def test_positions_in_the_data_may_be_given():
+    mistakes, logits = Mistakes(4), torch.tensor([[2.0, 0.0], [1.0, 0.0]])
+    for positions in (range(1, 5, 2), range(5, 9, 2)):  # of the second of two ranks
+        mistakes.update(torch.zeros(2, 1, 2, 2), torch.tensor([1, 1]), logits, positions=positions)
+    assert mistakes.compute().positions.tolist() == [1, 5, 3, 7]
+
+
+def test_confusions_of_several_ranks_are_those_of_the_whole():
+    parts, whole = [Mistakes(2), Mistakes(2)], Mistakes(2)
+    for place, batch in enumerate(batches([9, 9, 9, 9])):
+        parts[place % 2].update(*batch)
+        whole.update(*batch)
+    merged, expected = Confusions.merge([part.confusions() for part in parts]), whole.confusions()
+    assert (merged.seen, merged.labeled, merged.wrong) == (36, 36, expected.wrong)
+    assert torch.equal(merged.table, expected.table)
+    assert {kind: share for kind, (share, _) in merged.examples.items()} == {
+        kind: pytest.approx(share) for kind, (share, _) in expected.examples.items()
+    }
+    assert Confusions.merge([Confusions(), Confusions()]).wrong is None
 
 
 def test_fewer_mistakes_than_places_and_none_at_all():
@@ -99,7 +120,7 @@ def test_adding_a_batch_does_not_wait_for_the_device():
 def test_a_history_keeps_the_first_the_last_and_some_between_further_and_further_apart(limit):
     history = History(limit)
     for number in range(1, 201):
-        history.add(Frame.of(torch.full((1, 1, 1), float(number)), [{}], number=number, epoch=0, step=number))
+        history.append(torch.full((1, 1, 1), float(number)), [{}], Snapshot(0, number, ""))
         numbers = [frame.number for frame in history.frames]
         assert len(numbers) <= limit
         assert numbers[0] == 1
@@ -110,10 +131,10 @@ def test_a_history_keeps_the_first_the_last_and_some_between_further_and_further
 
 def test_a_history_outlives_a_checkpoint(tmp_path):
     history = History(3)
-    history.add(Frame.of(torch.rand(2, 3, 3), [{"right": True}, {"right": None}], number=1, epoch=4, step=50))
-    torch.save(history.state(), tmp_path / "state")
+    history.append(torch.rand(2, 3, 3), [{"right": True}, {"right": None}], Snapshot(4, 50, ""))
+    torch.save(history.state_dict(), tmp_path / "state")
     again = History(3)
-    again.restore(torch.load(tmp_path / "state", weights_only=True))
+    again.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     assert torch.equal(again.frames[0].maps(), history.frames[0].maps())
     assert again.frames[0].facts == [{"right": True}, {"right": None}]
 

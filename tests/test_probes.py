@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -10,7 +11,8 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, ToTensor
 
 from lightning_convviz import Probes, batches, probes
-from lightning_convviz.callbacks import memory
+from lightning_convviz._probing import checked_class_names
+from lightning_convviz.engine import checkpoint
 
 
 class Items(Dataset):
@@ -31,6 +33,62 @@ def test_labels_and_names():
     found = Probes(torch.rand(2, 3, 4, 4), [1, 0], ["cat", "dog"])
     assert [found.name(int(label)) for label in found.labels] == ["dog", "cat"]
     assert Probes(torch.rand(1, 3, 4, 4)).name(7) == "class 7"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["ant", "great ape", "bee"],
+        ("ant", " great\nape ", "bee"),
+        np.array(["ant", "great\tape", "bee"]),
+        np.array(["ant", "great ape\r\n", "bee"], dtype=object),
+        {0: "ant", 1: "great\n\nape", 2: "bee"},
+        {np.int64(2): "bee", np.int64(0): "ant", np.int64(1): "great ape"},
+    ],
+    ids=["list", "tuple", "array", "objects", "dictionary", "NumPy's integers"],
+)
+def test_class_names_come_in_several_forms_and_are_kept_in_one_line(names):
+    found = Probes(torch.rand(2, 3, 4, 4), [1, 2], names)
+    assert found.class_names == ["ant", "great ape", "bee"]
+    assert Probes.from_state_dict(found.state_dict()).class_names == found.class_names
+    assert found.select([0]).name(1) == "great ape"
+
+
+def test_classes_without_a_name_are_called_by_their_number():
+    found = Probes(torch.rand(1, 3, 4, 4), [2], {0: "ant", 2: "bee", 3: " \n"})
+    assert [found.name(label) for label in range(5)] == ["ant", "class 1", "bee", "class 3", "class 4"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [torch.arange(2), np.arange(2), np.array("ant"), [0, 1], {"ant": 0}, {-1: "ant"}, {0: 1}, "ab", b"ab", {"a"}, 2],
+    ids=repr,
+)
+def test_class_names_that_are_none_are_refused(names):
+    with pytest.raises(TypeError, match=r"`class_names` is .*Give a list of names, one for each class, or a dictiona"):
+        checked_class_names(names)
+
+
+def test_ids_are_kept_in_one_line():
+    assert Probes(torch.rand(2, 3, 4, 4), ids=["a\nb.png", 7]).ids == ("a b.png", 7)
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (np.array(["ant", "bee"]), ["ant", "bee"]),
+        ({0: "ant", 1: "bee"}, ["ant", "bee"]),
+        ([3, 5], ["3", "5"]),
+        ({"ant": 0, "bee": 1}, None),
+        (2, None),
+        ([], None),
+    ],
+    ids=repr,
+)
+def test_class_names_of_a_data_set_come_in_several_forms(classes, expected):
+    dataset = Items()
+    dataset.classes = classes
+    assert probes.find_class_names(dataset) == expected
 
 
 @pytest.mark.parametrize(
@@ -155,24 +213,20 @@ def test_masks_follow_their_images(device):
     assert torch.equal(replace(boxed, class_names=["ant"]).masks, boxed.masks), "boxes are asked for once"
 
 
-def test_masks_outlive_a_run_and_older_states_have_none():
+def test_masks_outlive_a_run():
     probes_ = Probes(torch.rand(2, 3, 4, 5), [0, 1], boxes=[(0, 0, 1, 1), (2, 2, 5, 4)])
-    state = memory.packed(probes_)
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(probes_.state_dict(), buffer)
     buffer.seek(0)
-    found = memory.unpacked(torch.load(buffer, weights_only=True))
+    found = Probes.from_state_dict(torch.load(buffer, weights_only=True))
     assert torch.equal(found.masks, probes_.masks)
-    del state["masks"]
-    assert memory.unpacked(state).masks is None
-    assert memory.unpacked(memory.packed(Probes(torch.rand(1, 3, 4, 5)))).masks is None
+    assert Probes.from_state_dict(Probes(torch.rand(1, 3, 4, 5)).state_dict()).masks is None
 
 
-def test_masks_count_for_the_limit_of_a_state(monkeypatch):
+def test_masks_count_for_the_size_of_a_state():
     images, masks = torch.rand(2, 3, 4, 5), torch.ones(2, 4, 5, dtype=torch.bool)
-    monkeypatch.setattr(memory, "LIMIT", 4 * images.numel())
-    assert memory.packed(Probes(images)) is not None
-    assert memory.packed(Probes(images, masks=masks)) is None
+    assert checkpoint.size(Probes(images).state_dict()) == 4 * images.numel()
+    assert checkpoint.size(Probes(images, masks=masks).state_dict()) == 4 * images.numel() + masks.numel()
 
 
 def test_take_keeps_everything_together():

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -290,3 +292,22 @@ def test_a_target_that_does_not_fit_the_outputs_is_an_error(target, outputs, mes
 def test_finer_needs_a_class_to_compare_with(count):
     with pytest.raises(ValueError, match=f"`count` is {count}. Give at least 1 class"):
         targets.finercam(count=count)
+
+
+def test_targets_of_several_sets_follow_their_rows_and_stay_frozen():
+    """One batch of two sets, in any chunks, gives what each set gives alone; frozen, for other logits too."""
+    logits, others, labels = torch.randn(5, 4), torch.randn(5, 4), torch.tensor([3, 0])
+    sets = [("runner_up", 3), (targets.true_or_runner_up(labels), 2)]
+    both = targets.concatenate([target for target, _ in sets], [count for _, count in sets])
+    score = targets.resolve(both, 5)
+    alone = [targets.resolve(target, count)(slice(0, count)) for target, count in sets]
+    expected = torch.cat([target(part) for target, part in zip(alone, logits.split([3, 2]), strict=True)])
+    for ends in ([0, 5], [0, 3, 5], [0, 1, 4, 5], [0, 2, 5]):
+        chunks = [slice(first, last) for first, last in itertools.pairwise(ends)]
+        assert torch.equal(torch.cat([score(rows)(logits[rows]) for rows in chunks]), expected)
+    frozen = torch.cat(
+        [targets.freeze(target, part)(other) for target, part, other in zip(
+            alone, logits.split([3, 2]), others.split([3, 2]), strict=True)]
+    )  # fmt: skip
+    assert torch.equal(targets.freeze(both, logits)(others), frozen)
+    assert not torch.equal(both(others), frozen)

@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from warm import Digits
 
 from lightning_convviz import FilterPatternLogger, ascent, layers
-from lightning_convviz.callbacks.climbing import SHRINK
-from lightning_convviz.callbacks.selection import LAYERS
+from lightning_convviz.callbacks.filters.optimizer import SHRINK
+from lightning_convviz.callbacks.filters.selection import NUM_AUTO_LAYERS
 
 RESULTS = Path(__file__).parent / "results" / "excitement.md"
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
@@ -92,7 +92,7 @@ def shares(net: nn.Module, images: Tensor, size: int | None) -> list[str]:
     watcher = FilterPatternLogger(size=size)
     with torch.no_grad():
         runs = layers.trace(net, lambda: net(images[:8].clone()))
-    drawn = layers.convolutions(runs, count=LAYERS)
+    drawn = layers.convolutions(runs, count=NUM_AUTO_LAYERS)
     sources = {layers.post_activation(runs, name): name for name in drawn}
     channels = {each: list(layers.evenly_spaced(range(runs[each].shape[1]), watcher.num_filters)) for each in sources}
     options = {"like": images[:8], "objective": watcher.objective, "shrink": SHRINK, "share_batch": False}

@@ -86,7 +86,7 @@ def fit(tmp_path: Path, tiny: type[nn.Module]) -> Callable[..., L.Trainer]:
 
 
 class Events:
-    """What an event folder holds."""
+    """What an event folder holds; pictures of the initial network, which stand at step 0, only where asked for."""
 
     def __init__(self, folder: str | Path) -> None:
         self._all = EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
@@ -96,11 +96,25 @@ class Events:
         self.tags = self.every - self.over_time
         self.scalars = set(self._all.Tags()["scalars"])
 
-    def steps(self, tag: str) -> list[int]:
-        return [event.step for event in self._all.Images(tag)]
+    @property
+    def has_initial(self) -> bool:
+        """Whether the initial network was drawn."""
+        return any(event.step == 0 for tag in self.tags for event in self._all.Images(tag))
 
-    def images(self, tag: str) -> list[Image.Image]:
-        return [Image.open(io.BytesIO(event.encoded_image_string)) for event in self._all.Images(tag)]
+    def metric(self, tag: str) -> list[int]:
+        """The steps at which a metric of the user's own was logged; of several loaders, for the first one."""
+        known = tag if tag in self.scalars else f"{tag}/dataloader_idx_0"
+        return [event.step for event in self._all.Scalars(known)]
+
+    def _events(self, tag: str, *, initial: bool = False) -> list[Any]:
+        alone = tag.startswith(("validate/", "test/"))
+        return [event for event in self._all.Images(tag) if alone or initial == (event.step == 0)]
+
+    def steps(self, tag: str) -> list[int]:
+        return [event.step for event in self._events(tag)]
+
+    def images(self, tag: str, *, initial: bool = False) -> list[Image.Image]:
+        return [Image.open(io.BytesIO(event.encoded_image_string)) for event in self._events(tag, initial=initial)]
 
     def sizes(self) -> dict[str, int]:
         """The largest file of each tag of a drawing; animations come once, at the end."""
@@ -108,11 +122,11 @@ class Events:
         return {tag: max(len(event.encoded_image_string) for event in self._all.Images(tag)) for tag in drawn}
 
     def epochs(self, name: str) -> list[dict[str, Any]]:
-        values = [event.tensor_proto.string_val[0] for event in self._all.Tensors(f"convviz/{name}")]
-        return [json.loads(value) for value in values]
+        events = [event for event in self._all.Tensors(f"convviz/{name}") if event.step]
+        return [json.loads(event.tensor_proto.string_val[0]) for event in events]
 
     def scalar(self, tag: str) -> list[tuple[int, float]]:
-        return [(event.step, event.value) for event in self._all.Scalars(tag)]
+        return [(event.step, event.value) for event in self._all.Scalars(tag) if event.step]
 
 
 def facts(image: Image.Image) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from lightning_convviz import FilterPatternLogger, GradCAMLogger, sinks
 
 LIMIT = 40  # seconds that one of the processes may take: less than the writer's own `PATIENCE`
 AT_ONCE = 2
-EPOCHS = 4  # of 6 steps each: drawings are due at steps 6, 12, 18 and 24
+EPOCHS = 4  # of 6 steps each: drawings are due at steps 5, 11, 17 and 23
 MIDDLE = 3  # the batch in whose training step a signal comes
 
 
@@ -136,7 +136,7 @@ def sabotage(case: str) -> None:
     written = sinks.table.SINKS["TensorBoardLogger"]
 
     def sink(logger: Any, files: sinks.EncodedDrawing) -> None:
-        first = files.drawing.name == "activations" and files.drawing.step == 12
+        first = files.drawing.name == "activations" and files.drawing.step == 11
         if case == "blocked_disk":
             threading.Event().wait()
         if case == "exit_in_thread" and first:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from lightning_convviz import ActivationLogger, FilterPatternLogger, GradCAMLogger, ascent, layers
-from lightning_convviz.callbacks.climbing import SHRINK
-from lightning_convviz.callbacks.following import gathered
+from lightning_convviz.callbacks.filters.optimizer import SHRINK
+from lightning_convviz.callbacks.filters.tracking import TrackedPatterns
 from lightning_convviz.isolation import isolated
 
 
@@ -45,27 +46,31 @@ class Compared(FilterPatternLogger):
         self.folder = folder
         self._before: dict[str | None, torch.Tensor] = {}
 
-    def draw(self, view: Any, parts: list[Any]) -> Any:
+    def draw(self, context: Any, parts: Any) -> Any:
         found = []
+        is_initial = context.snapshot.initial
         for name, channels in self._selection.channels.items():
             source = self._selection.sources[name]
-            start = {source: self._before[name]} if name in self._before and not view.moment.initial else {}
             alone = ascent.patterns_of_layers(
-                view.model, {source: channels}, like=view.probes.images, steps=self.steps, objective=self.objective,
-                forward=view.forward, start=start, shrink=SHRINK,
-            )[source]  # fmt: skip
-            together = gathered([part.found.get(name) for part in parts]).patterns
+                context.model,
+                {source: channels},
+                like=context.probes.images,
+                steps=self.steps,
+                objective=self.objective,
+                forward=context.forward_any,
+                start={source: self._before[name]} if name in self._before and not is_initial else {},
+                shrink=SHRINK,
+            )[source]
+            shared = TrackedPatterns.merge([part.patterns.get(name) for part in parts]).patterns
             for index in range(len(channels)):
-                pair = torch.stack([together.images[index].flatten(), alone.images[index].flatten()])
-                found.append((
-                    float(torch.corrcoef(pair)[0, 1]), float(together.activations[index]),
-                    float(alone.activations[index]),
-                ))  # fmt: skip
-            if not view.moment.initial:
-                self._before[name] = together.values.half().float()
+                pair = torch.stack([shared.images[index].flatten(), alone.images[index].flatten()])
+                correlation = float(torch.corrcoef(pair)[0, 1])
+                found.append((correlation, float(shared.activations[index]), float(alone.activations[index])))
+            if not is_initial:
+                self._before[name] = shared.values.half().float()
         with Path(self.folder, "compared.jsonl").open("a") as file:
-            file.write(json.dumps({"ranks": len(parts), "step": view.moment.step, "found": found}) + "\n")
-        return super().draw(view, parts)
+            file.write(json.dumps({"ranks": len(parts), "step": context.snapshot.step, "found": found}) + "\n")
+        return super().draw(context, parts)
 
 
 class Uneven(IterableDataset):
@@ -129,12 +134,12 @@ class Breaks(Compared):
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder)
-        self.on_error = "warn"
+        self.settings = replace(self.settings, on_error="warn")
 
-    def compute(self, view: Any, mine: Any) -> Any:
-        if mine.start == 1:
+    def compute(self, context: Any, share: slice) -> Any:
+        if share.start == 1:
             raise RuntimeError("rank 1 has no luck")
-        return super().compute(view, mine)
+        return super().compute(context, share)
 
 
 def fit(folder: str, case: str, accelerator: str, watchers: list[Any]) -> None:

@@ -24,8 +24,6 @@ class Setting:
         trainer: arguments of the Trainer.
         extra: makes the user's other callbacks.
         before: whether those stand before ours.
-        steps: at which pictures are due; by default at the ends of two epochs of six batches. None: whenever this
-            Lightning validates.
         train: makes the training data.
         val: makes the validation data.
         wrap: what is given to `fit`, from the module.
@@ -37,7 +35,6 @@ class Setting:
     trainer: dict[str, Any] = field(default_factory=dict)
     extra: Callable[[], list[Any]] = list
     before: bool = False
-    steps: tuple[int, ...] | None = (6, 12)
     train: Callable[[], Any] | None = None
     val: Callable[[], Any] | None = None
     wrap: Callable[[Any], Any] = lambda module: module
@@ -229,10 +226,10 @@ SETTINGS: dict[str, Setting] = {
     "self.log in forward": Setting(lambda tiny: Watched(tiny(), logs_in_forward=True)),
     "frozen BatchNorm": Setting(frozen_norm),
     "frozen backbone": Setting(frozen_net),
-    "two optimizers": Setting(lambda tiny: TwoOptimizers(tiny()), steps=(12, 24)),
+    "two optimizers": Setting(lambda tiny: TwoOptimizers(tiny())),
     "deterministic, anomalies detected": Setting(trainer={"deterministic": True, "detect_anomaly": True}),
     "accumulation over a validation": Setting(
-        trainer={"accumulate_grad_batches": 4, "val_check_interval": 3}, steps=(0, 2, 4)
+        trainer={"accumulate_grad_batches": 4, "val_check_interval": 3}
     ),
     "no sanity check": Setting(trainer={"num_sanity_val_steps": 0}),
     "WeightAveraging": Setting(extra=lambda: [lightning.WeightAveraging()], needs="WeightAveraging"),
@@ -244,38 +241,38 @@ SETTINGS: dict[str, Setting] = {
         extra=lambda: [lightning.EMAWeightAveraging(decay=0.5)], before=True, needs="EMAWeightAveraging"
     ),
     # It validates once more, after an epoch for its BatchNorm statistics.
-    "SWA": Setting(extra=lambda: [lightning.StochasticWeightAveraging(0.005, swa_epoch_start=1)], steps=(6, 12, 13)),
+    "SWA": Setting(extra=lambda: [lightning.StochasticWeightAveraging(0.005, swa_epoch_start=1)]),
     "SWA, listed first": Setting(
-        extra=lambda: [lightning.StochasticWeightAveraging(0.005, swa_epoch_start=1)], before=True, steps=(6, 12, 13)
+        extra=lambda: [lightning.StochasticWeightAveraging(0.005, swa_epoch_start=1)], before=True
     ),
     "EarlyStopping": Setting(
-        extra=lambda: [lightning.EarlyStopping("val_loss", patience=1, stopping_threshold=100.0)], steps=(6,)
+        extra=lambda: [lightning.EarlyStopping("val_loss", patience=1, stopping_threshold=100.0)]
     ),
     "LearningRateFinder": Setting(
-        lambda tiny: Tuned(tiny()), extra=lambda: [lightning.LearningRateFinder(num_training_steps=4)], steps=None
+        lambda tiny: Tuned(tiny()), extra=lambda: [lightning.LearningRateFinder(num_training_steps=4)]
     ),
     "BatchSizeFinder": Setting(
         lambda tiny: Tuned(tiny()),
-        extra=lambda: [lightning.BatchSizeFinder(steps_per_trial=1, max_trials=2)], steps=None,
+        extra=lambda: [lightning.BatchSizeFinder(steps_per_trial=1, max_trials=2)],
     ),
     "GradientAccumulationScheduler": Setting(
-        extra=lambda: [lightning.GradientAccumulationScheduler({0: 1, 1: 3})], steps=(6, 8)
+        extra=lambda: [lightning.GradientAccumulationScheduler({0: 1, 1: 3})]
     ),
-    "val_check_interval=0.5": Setting(trainer={"val_check_interval": 0.5}, steps=(3, 6, 9, 12)),
-    "val_check_interval=2": Setting(trainer={"val_check_interval": 2}, steps=(2, 4, 6, 8, 10, 12)),
+    "val_check_interval=0.5": Setting(trainer={"val_check_interval": 0.5}),
+    "val_check_interval=2": Setting(trainer={"val_check_interval": 2}),
     "validations by steps alone": Setting(
-        trainer={"check_val_every_n_epoch": None, "val_check_interval": 4}, steps=(4, 8, 12)
+        trainer={"check_val_every_n_epoch": None, "val_check_interval": 4}
     ),
-    "check_val_every_n_epoch=2": Setting(trainer={"check_val_every_n_epoch": 2}, steps=(12,)),
+    "check_val_every_n_epoch=2": Setting(trainer={"check_val_every_n_epoch": 2}),
     "limit_val_batches": Setting(trainer={"limit_val_batches": 2}),
     "several validation loaders": Setting(val=two_loaders),
     "iterable data": Setting(train=stream(24, seed=0), val=stream(10)),
     "endless data": Setting(
         train=stream(None, seed=0), val=stream(None),
         trainer={"limit_val_batches": 3, "max_epochs": -1, "max_steps": 10, "val_check_interval": 5,
-                 "check_val_every_n_epoch": None}, steps=(5, 10),
+                 "check_val_every_n_epoch": None},
     ),
-    "overfit_batches": Setting(trainer={"overfit_batches": 2}, steps=(2, 4)),
+    "overfit_batches": Setting(trainer={"overfit_batches": 2}),
 }  # fmt: skip
 
 

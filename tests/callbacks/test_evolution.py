@@ -13,9 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_convviz import ActivationLogger, GradCAMLogger, layers
-from lightning_convviz.callbacks.scales import Scales
-from lightning_convviz.callbacks.scene import Moment
+from lightning_convviz import ActivationLogger, FilterPatternLogger, GradCAMLogger, layers
+from lightning_convviz.callbacks.common import Scales
+from lightning_convviz.history import Snapshot
 from lightning_convviz.isolation import isolated
 
 OVER_TIME = {
@@ -42,10 +42,10 @@ def test_strips_at_every_validation_and_animations_at_the_end(fit):
     events = Events(fit(three(), max_epochs=3).logger.log_dir)
     assert events.over_time == OVER_TIME | ANIMATED | {"layer_stats/activations"}
     for tag in OVER_TIME:
-        assert events.steps(tag) == [6, 12, 18]
+        assert events.steps(tag) == [5, 11, 17]
         assert facts(events.images(tag)[0])["columns"] == ["initial", "ep. 0"]
     for tag in ANIMATED:
-        assert events.steps(tag) == [18]
+        assert events.steps(tag) == [17]
         (image,) = events.images(tag)
         assert (image.format, image.n_frames) == ("GIF", 4)
     assert events.epochs("animation/gradcam")[0]["tags"] == ["animation/gradcam/probes"]
@@ -54,25 +54,25 @@ def test_strips_at_every_validation_and_animations_at_the_end(fit):
 @pytest.mark.slow
 def test_of_thirty_epochs_the_last_strip_tells_the_whole_story(fit):
     """Read as TensorBoard does by default, which keeps ten pictures of a tag at random."""
-    watchers = [activations(), GradCAMLogger(on_error="raise", num_probes=4, num_mistakes=0, heatmap_metrics=False)]
+    callbacks = [activations(), GradCAMLogger(on_error="raise", num_probes=4, num_mistakes=0, heatmap_metrics=False)]
 
     class Slow(L.Callback):  # as slow as a real epoch: the writer keeps up
         def on_train_epoch_start(self, trainer, pl_module):
-            watchers[0].turn.session.outbox.writer.drain()
+            callbacks[0]._coordinator.queue._writer.drain()
 
-    trainer = fit([*watchers, Slow()], max_epochs=30)
+    trainer = fit([*callbacks, Slow()], max_epochs=30)
     default = EventAccumulator(trainer.logger.log_dir, size_guidance={"images": 10})
     default.Reload()
     for tag in ("evolution/activations/net.conv1", "evolution/gradcam/probes"):
         kept = default.Images(tag)
         assert len(kept) == 10
-        assert kept[-1].step == 180
+        assert kept[-1].step == 179
         (last,) = (
             image
             for step, image in zip(
                 Events(trainer.logger.log_dir).steps(tag), Events(trainer.logger.log_dir).images(tag), strict=True
             )
-            if step == 180
+            if step == 179
         )
         told = facts(last)["columns"]
         assert told[:2] == ["initial", "ep. 0"]
@@ -110,8 +110,8 @@ def test_strips_go_on_after_a_resume(fit, tiny, tmp_path):
     trainer.save_checkpoint(tmp_path / "two.ckpt")
     logger = L.loggers.TensorBoardLogger(tmp_path / "again", name=None)
     options = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
-    watcher = activations()
-    after = L.Trainer(max_epochs=3, logger=logger, callbacks=[watcher], enable_checkpointing=False,
+    callback = activations()
+    after = L.Trainer(max_epochs=3, logger=logger, callbacks=[callback], enable_checkpointing=False,
                       log_every_n_steps=1, **options)  # fmt: skip
     loaders = DataLoader(data(), batch_size=8, shuffle=True), DataLoader(data(20, seed=1), batch_size=8)
     after.fit(Watched(tiny()), *loaders, ckpt_path=tmp_path / "two.ckpt")
@@ -122,8 +122,8 @@ def test_strips_go_on_after_a_resume(fit, tiny, tmp_path):
 
 
 def test_two_drawings_of_one_network_are_alike_to_the_pixel(fit, tiny):
-    watchers = [activations(), GradCAMLogger(on_error="raise", num_probes=4, num_mistakes=0)]
-    events = Events(fit(watchers, module=still(Watched(tiny())), max_epochs=2).logger.log_dir)
+    callbacks = [activations(), GradCAMLogger(on_error="raise", num_probes=4, num_mistakes=0)]
+    events = Events(fit(callbacks, module=still(Watched(tiny())), max_epochs=2).logger.log_dir)
     for tag in ("activations/net.conv1", "activations/net.conv2", "gradcam/probes"):
         first, second = events.images(tag)
         pair = []
@@ -161,14 +161,14 @@ def test_with_the_scale_held_one_stronger_channel_changes_its_own_tiles_only(fit
 
 
 def test_each_channel_by_its_own_scale(fit):
-    trainer = fit([activations(layers="net.relu2", scale="channel")], max_epochs=1)
+    images = data(4, seed=5).tensors[0]
+    trainer = fit([activations(layers="net.relu2", scale="channel", probes=images)], max_epochs=1)
     (page,) = Events(trainer.logger.log_dir).images("activations/net.relu2")
     told = facts(page)
     assert told["scale"] is None
     module = trainer.lightning_module
-    probes = trainer.callbacks[0].turn.session.collected(trainer.callbacks[0])
     with isolated(module), torch.no_grad(), layers.record(module, ["net.relu2"]) as outputs:
-        module(probes.images)
+        module(images)
     maps = outputs["net.relu2"]
     for place, channel in enumerate(told["columns"]):
         codes = np.asarray(tile(page, told["tiles"], place))
@@ -191,7 +191,7 @@ def test_figures_are_those_of_the_whole_validation(fit):
     }  # fmt: skip
     for figure, value in expected.items():
         told = events.scalar(f"convviz/activations/{figure}/net.relu2")
-        assert [step for step, _ in told] == [6, 12]
+        assert [step for step, _ in told] == [5, 11]
         assert told[-1][1] == pytest.approx(value, rel=1e-4, abs=1e-6)
     high = events.scalar("convviz/activations/high/net.relu2")[-1][1]
     assert high == pytest.approx(np.quantile(maps, 0.995), rel=0.07)
@@ -205,9 +205,16 @@ def test_similarity_and_change_are_told_from_the_second_drawing_on(fit, tiny):
     val = DataLoader(data(40, seed=1), batch_size=8)
     events = Events(fit([activations()], val=val, module=still(Watched(tiny())), max_epochs=3).logger.log_dir)
     # The initial network was seen on the probes alone: too few to compare features.
-    assert [step for step, _ in events.scalar("convviz/activations/cka/net.conv2")] == [12, 18]
+    assert [step for step, _ in events.scalar("convviz/activations/cka/net.conv2")] == [11, 17]
     assert all(value == pytest.approx(1) for _, value in events.scalar("convviz/activations/cka/net.conv2"))
     assert [value for _, value in events.scalar("convviz/activations/change/net.conv2")] == [0, 0, 0]
+
+
+def test_figures_of_the_few_probes_of_the_initial_network_are_no_scalars(fit):
+    events = Events(fit([activations()], max_epochs=1).logger.log_dir)
+    assert events.images("activations/net.conv1", initial=True)
+    steps = [event.step for event in events._all.Scalars("convviz/activations/sparsity/net.conv1")]
+    assert steps == [5]
 
 
 @pytest.mark.filterwarnings("ignore:.*shuffling enabled")
@@ -252,41 +259,39 @@ def test_a_layer_that_dies_is_told_of_hatched_and_logged(fit, tiny, caplog):
 
 
 def test_without_layer_stats_and_evolution_there_are_pages_only(fit):
-    watchers = three()
-    options = [{"layer_stats": False}, {}, {}]
-    watchers = [
-        type(each)(num_probes=4, evolution=False, on_error="raise", **own)
-        for each, own in zip(watchers, options, strict=True)
+    options = {"num_probes": 4, "evolution": False, "on_error": "raise"}
+    callbacks = [
+        ActivationLogger(layer_stats=False, **options),
+        FilterPatternLogger(num_filters=3, steps=2, cold_steps=3, **options),
+        GradCAMLogger(**options),
     ]
-    watchers[1].steps, watchers[1].cold_steps = 2, 3
-    watchers[1].begin()
-    events = Events(fit(watchers, max_epochs=1).logger.log_dir)
+    events = Events(fit(callbacks, max_epochs=1).logger.log_dir)
     assert not events.over_time
     assert not [tag for tag in events.scalars if "sparsity" in tag]
 
 
 def test_private_pictures_do_not_get_into_checkpoints_by_their_maps(fit):
-    watcher = activations(save_images=False)
-    fit([watcher])
-    assert watcher.kept()["evolution"] is None
+    callback = activations(save_images=False)
+    fit([callback])
+    assert callback.export_state()["evolution"] is None
 
 
 def test_a_scale_changes_by_a_factor_of_two_and_says_when():
     scales = Scales()
-    assert scales.hold("a", 0.1, Moment(0, 0, "", initial=True)) == 0.1, "of the initial network nothing is held"
-    assert scales.hold("a", 1.0, Moment(0, 10, "")) == 1.0
-    assert scales.stamp("a") == ""
-    assert scales.hold("a", 1.9, Moment(1, 10, "")) == 1.0
-    assert scales.hold("a", 2.1, Moment(2, 20, "", training=False)) == 2.1, "a validation of its own shows what it has"
-    assert (scales.hold("a", 1.0, Moment(3, 30, "")), scales.stamp("a")) == (1.0, "")
-    assert scales.hold("a", 2.1, Moment(4, 40, "")) == 2.1
-    assert scales.stamp("a") == "changed in ep. 4: before, 1"
+    assert scales.hold("a", 0.1, Snapshot(0, 0, "", initial=True)) == 0.1, "of the initial network nothing is held"
+    assert scales.hold("a", 1.0, Snapshot(0, 10, "")) == 1.0
+    assert scales.change_note("a") == ""
+    assert scales.hold("a", 1.9, Snapshot(1, 10, "")) == 1.0
+    assert scales.hold("a", 2.1, Snapshot(2, 20, "", training=False)) == 2.1, "a stand-alone validation shows its own"
+    assert (scales.hold("a", 1.0, Snapshot(3, 30, "")), scales.change_note("a")) == (1.0, "")
+    assert scales.hold("a", 2.1, Snapshot(4, 40, "")) == 2.1
+    assert scales.change_note("a") == "changed in ep. 4: before, 1"
     down = Scales()
-    assert [down.hold("a", high, Moment(0, 0, "")) for high in (1.0, 0.51, 0.4)] == [1.0, 1.0, 0.4]
+    assert [down.hold("a", high, Snapshot(0, 0, "")) for high in (1.0, 0.51, 0.4)] == [1.0, 1.0, 0.4]
     again = Scales()
-    again.restore(scales.state())
-    assert (again.hold("a", 2.0, Moment(5, 50, "")), again.stamp("a")) == (2.1, scales.stamp("a"))
-    assert scales.hold("b", float("nan"), Moment(5, 50, "")) == 1.0
+    again.load_state_dict(scales.state_dict())
+    assert (again.hold("a", 2.0, Snapshot(5, 50, "")), again.change_note("a")) == (2.1, scales.change_note("a"))
+    assert scales.hold("b", float("nan"), Snapshot(5, 50, "")) == 1.0
 
 
 def test_a_channel_that_is_blank_on_the_probe_is_marked_in_its_corner_only(fit, tiny):

@@ -9,11 +9,13 @@ from fits import Events, Watched, data, facts, tile
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_convviz import FilterPatternLogger, ascent, layers
+from lightning_convviz import FilterPatternLogger, ascent, layers, render
 from lightning_convviz.ascent import Patterns
-from lightning_convviz.callbacks.following import AUDITS, Following, Found, gathered
+from lightning_convviz.callbacks.base import VisualizationCallback
+from lightning_convviz.callbacks.filters.tracking import AUDIT_EVERY, PatternTracker, TrackedPatterns
+from lightning_convviz.engine.contract import DrawResult
 from lightning_convviz.isolation import isolated
-from lightning_convviz.render import filters as pages
+from lightning_convviz.pages.patterns import hatched
 
 LAYERS = ["net.conv1", "net.conv2"]
 
@@ -80,18 +82,29 @@ def test_patterns_of_other_arguments_are_not_gone_on_from(fit, tiny, tmp_path, c
     fit([logger("net.bn2")], module=Still(tiny())).save_checkpoint(tmp_path / "two.ckpt")
     state = torch.load(tmp_path / "two.ckpt", weights_only=True)["callbacks"]
     watcher = logger("net.bn2", **change)
-    watcher.load_state_dict(state[watcher.state_key])
-    assert watcher.kept()["following"]["layers"] == []
+    watcher.import_state(state[watcher.state_key]["own"])
+    assert watcher.export_state()["patterns"]["layers"] == []
     same = logger("net.bn2")
-    same.load_state_dict(state[same.state_key])
-    assert same.kept()["following"]["layers"] == ["net.bn2"]
+    same.import_state(state[same.state_key]["own"])
+    assert same.export_state()["patterns"]["layers"] == ["net.bn2"]
+
+
+def test_a_state_without_room_for_patterns_is_read_and_they_start_from_blank(fit, tiny):
+    watcher = logger("net.bn2")
+    fit([watcher], module=Still(tiny()))
+    state = watcher.export_state()
+    again = logger("net.bn2")
+    again.import_state(state | {"patterns": None, "filmstrips": None})
+    assert again.export_state()["patterns"]["layers"] == []
+    assert again.export_state()["selection"] == state["selection"]
+    assert set(watcher.droppable) == {"patterns", "filmstrips"} <= set(state)
 
 
 # -- the audit --------------------------------------------------------------------------------------------------------
 
 
-class Climbs:
-    """Stands for the ascent: says what was asked, and gains what it is told."""
+class FakeAscent:
+    """Stands for the ascent: notes what was asked for, and improves by what it is told."""
 
     def __init__(self, warm, cold):
         self.warm, self.cold, self.asked = warm, cold, []
@@ -101,71 +114,79 @@ class Climbs:
         return {layer: patterns(each, self.warm if layer in start else self.cold) for layer, each in channels.items()}
 
 
-def patterns(channels, gained):
+def patterns(channels, improvement):
     values = torch.tensor(channels, dtype=torch.float32)
-    return Patterns(values.view(-1, 1, 1, 1), values, values, torch.full_like(values, gained), values[:, None])
+    return Patterns(values.view(-1, 1, 1, 1), values, values, torch.full_like(values, improvement), values[:, None])
 
 
-def follow(climbs, times, **options):
-    following = Following(16, 48, warm=True)
-    options = {"shape": (1,), "first": False, "keeps": True, "audits": True} | options
-    return [following.find(climbs, {"a": [5, 7], "b": [1]}, **options) for _ in range(times)]
+OPTIONS = {"parameter_shape": (1,), "initial": False, "keep": True, "audit": True}
+
+
+def track(ascend, times, **options):
+    tracker = PatternTracker(16, 48, warm=True)
+    return [tracker.update(ascend, {"a": [5, 7], "b": [1]}, **OPTIONS | options) for _ in range(times)]
 
 
 def test_every_fifth_drawing_one_filter_of_each_layer_is_tried_cold_another_one_each_time():
-    climbs = Climbs(warm=0.9, cold=1.0)
-    found = follow(climbs, 2 * AUDITS)
-    ratios = [each["a"].ratio for each in found]
-    assert [ratio is not None for ratio in ratios] == 2 * ([False] * (AUDITS - 1) + [True])
-    assert ratios[AUDITS - 1] == pytest.approx(0.9)
-    tried = [channels for channels, steps, start in climbs.asked[1:] if steps == 48 and not start]
+    ascend = FakeAscent(warm=0.9, cold=1.0)
+    found = track(ascend, 2 * AUDIT_EVERY)
+    ratios = [each["a"].warm_over_cold for each in found]
+    assert [ratio is not None for ratio in ratios] == 2 * ([False] * (AUDIT_EVERY - 1) + [True])
+    assert ratios[AUDIT_EVERY - 1] == pytest.approx(0.9)
+    tried = [channels for channels, steps, start in ascend.asked[1:] if steps == 48 and not start]
     assert tried == [{"a": [5], "b": [1]}, {"a": [7], "b": [1]}]
-    assert all(each["a"].warm and not each["a"].fell_back for each in found[1:])
+    assert all(each["a"].warm and not each["a"].restarted for each in found[1:])
 
 
 def test_a_layer_that_reaches_too_little_begins_anew():
-    found = follow(Climbs(warm=0.5, cold=1.0), AUDITS)[-1]
-    assert found["a"].fell_back
+    found = track(FakeAscent(warm=0.5, cold=1.0), AUDIT_EVERY)[-1]
+    assert found["a"].restarted
     assert not found["a"].warm
     assert found["a"].steps == 48
-    assert found["a"].ratio == 0.5
+    assert found["a"].warm_over_cold == 0.5
     assert found["a"].patterns.improvement.tolist() == [1.0, 1.0]
 
 
 def test_what_is_not_finite_is_not_gone_on_from_and_a_ratio_that_is_no_number_is_a_low_one():
-    class Sick(Climbs):
+    class NotFinite(FakeAscent):
         def __call__(self, channels, *, steps, start):
             found = super().__call__(channels, steps=steps, start=start)
             if len(self.asked) == 2:  # in the second drawing
                 found["a"].values[0] = torch.nan
             return found
 
-    climbs = Sick(warm=0.9, cold=1.0)
-    found = follow(climbs, 3)
+    ascend = NotFinite(warm=0.9, cold=1.0)
+    found = track(ascend, 3)
     assert [each["a"].warm for each in found] == [False, True, False]
     assert [each["b"].warm for each in found] == [False, True, True]
-    assert follow(Climbs(warm=torch.nan, cold=1.0), AUDITS)[-1]["a"].fell_back
+    assert track(FakeAscent(warm=torch.nan, cold=1.0), AUDIT_EVERY)[-1]["a"].restarted
 
 
 def test_parameters_of_another_shape_are_not_gone_on_from():
-    following, climbs = Following(16, 48, warm=True), Climbs(0.9, 1.0)
-    options = {"first": False, "keeps": True, "audits": True}
-    warm = [following.find(climbs, {"a": [5]}, shape=shape, **options)["a"].warm for shape in ((1,), (1,), (2,))]
+    tracker, ascend = PatternTracker(16, 48, warm=True), FakeAscent(0.9, 1.0)
+    warm = [
+        tracker.update(ascend, {"a": [5]}, **OPTIONS | {"parameter_shape": shape})["a"].warm
+        for shape in ((1,), (1,), (2,))
+    ]
     assert warm == [False, True, False]
 
 
 def test_of_an_initial_network_nothing_is_kept_and_no_rank_audits_alone():
-    climbs = Climbs(1.0, 1.0)
-    follow(climbs, 3, first=True, keeps=False)
-    assert [asked[1:] for asked in climbs.asked] == [(16, [])] * 3
-    assert all(each["a"].ratio is None for each in follow(Climbs(0.1, 1.0), AUDITS, audits=False))
+    ascend = FakeAscent(1.0, 1.0)
+    track(ascend, 3, initial=True, keep=False)
+    assert [asked[1:] for asked in ascend.asked] == [(16, [])] * 3
+    assert all(each["a"].warm_over_cold is None for each in track(FakeAscent(0.1, 1.0), AUDIT_EVERY, audit=False))
 
 
-def test_what_ranks_found_stands_in_the_order_of_the_filters():
-    parts = [Found(patterns([0, 2, 4], 1.0), 16, True, 0.9), Found(patterns([1, 3], 1.0), 48, False), None]
-    found = gathered(parts)
-    assert found.patterns.activations.tolist() == [0, 1, 2, 3, 4]
-    assert (found.steps, found.warm, found.ratio) == (48, False, 0.9)
+def test_what_ranks_made_stands_in_the_order_of_the_filters():
+    parts = [
+        TrackedPatterns(patterns([0, 2, 4], 1.0), 16, True, 0.9),
+        TrackedPatterns(patterns([1, 3], 1.0), 48, False),
+        None,
+    ]
+    merged = TrackedPatterns.merge(parts)
+    assert merged.patterns.activations.tolist() == [0, 1, 2, 3, 4]
+    assert (merged.steps, merged.warm, merged.warm_over_cold) == (48, False, 0.9)
 
 
 def test_the_audit_is_logged_and_a_network_that_was_replaced_shows_in_it(fit, tiny):
@@ -174,14 +195,14 @@ def test_the_audit_is_logged_and_a_network_that_was_replaced_shows_in_it(fit, ti
 
         def on_train_epoch_start(self):
             super().on_train_epoch_start()
-            if self.current_epoch == AUDITS - 1:
+            if self.current_epoch == AUDIT_EVERY - 1:
                 with torch.no_grad():
                     self.net.conv2.weight.neg_()
 
-    trainer = fit([logger("net.conv2", steps=2, cold_steps=32)], module=Turned(tiny()), max_epochs=AUDITS + 1)
+    trainer = fit([logger("net.conv2", steps=2, cold_steps=32)], module=Turned(tiny()), max_epochs=AUDIT_EVERY + 1)
     events = Events(trainer.logger.log_dir)
     ((step, ratio),) = events.scalar("convviz/filters/net.conv2/warm_over_cold")
-    assert step == 6 * AUDITS
+    assert step == 6 * AUDIT_EVERY - 1
     assert ratio < 0.7
     assert [page["warm"] for page in drawn(trainer, "filters/net.conv2")] == [False, True, True, True, False, True]
 
@@ -207,6 +228,31 @@ def test_deviations_and_the_best_picture_are_those_of_the_whole_validation(fit):
     assert above == pytest.approx(
         sum(item["peak"] > b for item, b in zip(page["items"], best, strict=True)) / 3, abs=1e-6
     )
+
+
+class Before(VisualizationCallback):
+    """Another callback, which stands before and draws the probes."""
+
+    name = "before"
+
+    def draw(self, context, parts):
+        names = [context.probes.name(label) for label in context.probes.labels.tolist()]
+        return DrawResult({"before/probes": render.picture_grid(context.photos, names, title="probes")})
+
+
+@pytest.mark.parametrize("others", [(), ("before",), ("after",), ("before", "after")], ids=str)
+def test_deviations_are_there_whatever_other_callbacks_stand_before_or_after(fit, others):
+    callbacks = [logger("net.bn2")]
+    if "before" in others:
+        callbacks.insert(0, Before(on_error="raise"))
+    if "after" in others:
+        callbacks.append(Before(name="after", on_error="raise"))
+    trainer = fit(callbacks)
+    pages = drawn(trainer, "filters/net.bn2")
+    assert len(pages) == 2
+    for page in pages:
+        assert all(item["real_sigmas"] is not None and item["sigmas"] is not None for item in page["items"])
+    assert len(Events(trainer.logger.log_dir).scalar("convviz/filters/net.bn2/above_best_real")) == 2
 
 
 def test_the_best_picture_stands_beside_its_pattern(fit):
@@ -274,8 +320,8 @@ def test_figures_are_there_under_another_default_type(fit):
 
 def test_an_objective_by_channel_survives_audits_and_chunks(fit):
     aim = ascent.difference({0: 3, 1: 4, 2: 5})
-    trainer = fit([logger("net.conv2", filters=[0, 1, 2], objective=aim, chunk=2)], max_epochs=AUDITS + 1)
-    assert len(drawn(trainer, "filters/net.conv2")) == AUDITS + 1
+    trainer = fit([logger("net.conv2", filters=[0, 1, 2], objective=aim, chunk=2)], max_epochs=AUDIT_EVERY + 1)
+    assert len(drawn(trainer, "filters/net.conv2")) == AUDIT_EVERY + 1
 
 
 # -- dead filters -----------------------------------------------------------------------------------------------------
@@ -306,7 +352,7 @@ def test_dead_filters_are_hatched_in_place_and_sleeping_ones_woken(fit):
     assert [item["peak"] > 0 for item in page["items"]] == [True, False, False, True]
     image = Events(trainer.logger.log_dir).images("filters/net.conv")[0].convert("RGB")
     zoom = page["tiles"]["w"] // 16
-    strokes = pages.hatched(12, 16).numpy().repeat(zoom, 0).repeat(zoom, 1).astype(int)
+    strokes = hatched(12, 16).numpy().repeat(zoom, 0).repeat(zoom, 1).astype(int)
     for index in range(4):
         likeness = np.abs(np.asarray(tile(image, page["tiles"], index)).astype(int) - strokes).mean()
         assert (likeness < 6) == (index in (1, 2)), "within what a JPEG changes"
@@ -320,10 +366,10 @@ def test_filters_by_number_are_drawn_as_asked(fit):
 
 
 def test_the_most_active_filters_are_chosen_in_the_first_drawing_and_stay(fit, tiny):
-    watcher = logger("net.relu2", filters="active", num_filters=2)
+    probes = torch.randn(4, 3, 12, 16)
+    watcher = logger("net.relu2", filters="active", num_filters=2, probes=probes)
     module = Watched(tiny())
     trainer = fit([watcher], module=module, max_epochs=1)
-    probes = watcher.turn.session.collected(watcher).images
     with isolated(module), torch.no_grad(), layers.record(module, ["net.relu2"]) as outputs:
         module(probes)
     expected = sorted(outputs["net.relu2"].mean((0, 2, 3)).topk(2).indices.tolist())
@@ -333,11 +379,12 @@ def test_the_most_active_filters_are_chosen_in_the_first_drawing_and_stay(fit, t
 
 
 def test_the_filters_that_matter_for_a_class_are_those_whose_share_of_its_logit_is_largest(fit, tiny):
-    watcher = logger("net.relu2", important_for=3, num_filters=2)
+    probes = torch.randn(4, 3, 12, 16)
+    watcher = logger("net.relu2", important_for=3, num_filters=2, probes=probes)
     module = Watched(tiny())
     trainer = fit([watcher], module=module, max_epochs=1)
     with isolated(module), torch.no_grad(), layers.record(module, ["net.relu2"]) as outputs:
-        module(watcher.turn.session.collected(watcher).images)
+        module(probes)
     share = outputs["net.relu2"].mean((0, 2, 3)) * module.net.head.weight[3]  # pooling and a linear head
     assert drawn(trainer, "filters/net.relu2")[0]["columns"] == sorted(share.topk(2).indices.tolist())
 
@@ -355,7 +402,7 @@ def test_classes_have_a_page_of_their_own(fit):
 def test_kernels_are_the_weights_on_one_scale_and_their_change(fit):
     watcher = logger("net.conv2")
     trainer = fit([watcher])
-    image, weights = Events(trainer.logger.log_dir).images("filters/kernels")[-1], watcher._kernels
+    image, weights = Events(trainer.logger.log_dir).images("filters/kernels")[-1], watcher._last_kernels
     page = facts(image)
     assert torch.equal(weights, trainer.lightning_module.net.conv1.weight.detach())
     zoom, high = page["tiles"]["w"] // 3, page["scale"][1]
@@ -407,13 +454,24 @@ def test_chunks_bound_how_many_images_run_at_once(fit, tiny):
 def test_nothing_of_a_validation_stays_in_the_callback(fit):
     watcher = logger()
     fit([watcher])
-    assert watcher._overheard.listeners == watcher._overheard._batch == {}
+    assert watcher._accumulators == {}
+
+
+def test_of_a_drawing_that_fails_nothing_stays_either(fit, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("no luck")
+
+    watcher = logger(on_error="warn", initial=False)
+    monkeypatch.setattr(PatternTracker, "update", fail)
+    with pytest.warns(UserWarning, match="no luck"):
+        fit([watcher])
+    assert watcher._accumulators == {}
 
 
 def test_values_are_kept_in_half_precision_and_are_finite(fit):
     watcher = logger()
     fit([watcher])
-    state = watcher.kept()["following"]
+    state = watcher.export_state()["patterns"]
     assert state["layers"] == LAYERS
     assert all(values.dtype == torch.float16 and values.isfinite().all() for values in state["values"])
     assert math.prod(state["values"][0].shape) == 3 * 3 * 12 * 9 * 2

@@ -22,7 +22,7 @@ TAGS = (
     "gradcam/probes",
 )
 PAGES = {"gradcam/mistakes", "gradcam/confusions", "gradcam/followed"}  # where the probes are, if there are mistakes
-ALL = (6, 12, 18, 24)
+ALL = (5, 11, 17, 23)
 
 
 @dataclass(frozen=True)
@@ -57,39 +57,39 @@ def unwritten(what: str) -> str:
 KILLS = {
     "nothing": Kill(),
     # The process.
-    "interrupt": Kill(steps=(6, 12), like="interrupt", code=1, epochs=2),
-    "terminated": Kill(steps=(6, 12), like="terminated", epochs=2),  # Lightning's own way to end
-    "terminated_at_once": Kill(steps=(6, 12, 18), like=None, code=-15, epochs=3),
-    "killed": Kill(steps=(6, 12, 18), like=None, code=-9, epochs=3),
-    "user_error": Kill(steps=(6, 12), like="user_error", code=1, epochs=2),
+    "interrupt": Kill(steps=(5, 11), like="interrupt", code=1, epochs=2),
+    "terminated": Kill(steps=(5, 11), like="terminated", epochs=2),  # Lightning's own way to end
+    "terminated_at_once": Kill(steps=(5, 11, 17), like=None, code=-15, epochs=3),
+    "killed": Kill(steps=(5, 11, 17), like=None, code=-9, epochs=3),
+    "user_error": Kill(steps=(5, 11), like="user_error", code=1, epochs=2),
     # A drawing.
     "drawing_error": Kill(
         told=(
             undrawn("GradCAMLogger", "ValueError: `method` fails: RuntimeError: the brush broke"),
             "GradCAMLogger failed 3 times in a row",
         ),
-        but={"gradcam/probes": (6,)},
+        but={"gradcam/probes": (5,)},
     ),
     "out_of_memory": Kill(
-        told=tuple(undrawn(who, "OutOfMemoryError: CUDA out of memory") for who in CALLBACKS), steps=(6, 18, 24)
+        told=tuple(undrawn(who, "OutOfMemoryError: CUDA out of memory") for who in CALLBACKS), steps=(5, 17, 23)
     ),
     # The model.
     "nan": Kill(told=("(?i).*(nan|finite|diverge)",), like="nan"),
     "inf": Kill(told=("(?i).*(inf|finite|diverge)",), like="inf"),
     "layer_gone": Kill(
         told=tuple(undrawn(who, r"ValueError: `layers?` is 'net\.late', which `Module` does") for who in CALLBACKS[1:]),
-        but=dict.fromkeys(("activations/net.late", "filters/net.late", "filters/kernels", "gradcam/probes"), (6, 12))
+        but=dict.fromkeys(("activations/net.late", "filters/net.late", "filters/kernels", "gradcam/probes"), (5, 11))
         | dict.fromkeys(("filters/net.conv1", "filters/net.conv2"), ()),  # not asked for
         like="layer_gone",
     ),
     # What is behind the writer.
     "exit_in_thread": Kill(
         told=(unwritten("SystemExit: a logger's client gave up"),),
-        but={tag: (6, 18, 24) for tag in TAGS if tag.startswith("activations")},
+        but={tag: (5, 17, 23) for tag in TAGS if tag.startswith("activations")},
     ),
     "dead_thread": Kill(
         told=(unwritten("UnspeakableError"),),
-        but={tag: (6, 18, 24) for tag in TAGS if tag.startswith("activations")},
+        but={tag: (5, 17, 23) for tag in TAGS if tag.startswith("activations")},
     ),
     "blocked_disk": Kill(
         told=(

@@ -19,9 +19,15 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_convviz import ActivationLogger, FilterPatternLogger, GradCAMLogger, Probes, sinks
-from lightning_convviz.callbacks.base import Watcher
-from lightning_convviz.callbacks.scene import Wants
+from lightning_convviz import (
+    ActivationLogger,
+    FilterPatternLogger,
+    GradCAMLogger,
+    Probes,
+    VisualizationCallback,
+    sinks,
+)
+from lightning_convviz.engine.contract import DrawResult, Observers, RunInfo
 
 CALLBACKS = [ActivationLogger, FilterPatternLogger, GradCAMLogger]
 
@@ -129,28 +135,18 @@ def test_what_does_not_fit_fails_in_the_dry_run_whatever_on_error_says(fit, coun
     assert Steps.taken == 0
 
 
-class Fails(Watcher):
+class Fails(VisualizationCallback):
     """Draws nothing but errors, after a dry run that went well."""
 
     name = "fails"
 
     def __init__(self, error: type[Exception] = RuntimeError, **arguments: Any) -> None:
-        arguments = {
-            "probes": None, "num_probes": 2, "dataloader_idx": 0, "every_n_epochs": 1, "forward": None, "name": None,
-            "save_dir": None, "save_images": True, "on_error": "warn", "initial": True,
-        } | arguments  # fmt: skip
-        super().__init__(**arguments)
+        super().__init__(**{"num_probes": 2} | arguments)
         self.error, self.tries = error, 0
 
-    def resolve(self, model, runs):
-        pass
-
-    def wants(self, probes):
-        return Wants()
-
-    def draw(self, view, parts):
-        if view.moment.initial:
-            return {}
+    def draw(self, context, parts):
+        if context.snapshot.initial:
+            return DrawResult({})
         self.tries += 1
         raise self.error("the brush broke")
 
@@ -202,8 +198,8 @@ def test_a_writer_slower_than_the_run_drops_the_oldest_and_tells(fit, monkeypatc
     monkeypatch.setitem(sinks.table.SINKS, "TensorBoardLogger", slow)
     with pytest.warns(UserWarning, match="dropped because writing was slower"):
         fit([GradCAMLogger(on_error="raise"), Opens()], max_epochs=6)
-    assert written[0] == ("gradcam", 6)
-    assert written[-2:] == [("gradcam", 36), ("animation/gradcam", 36)], "what ends the run drops nothing"
+    assert written[0] == ("gradcam", 0)
+    assert written[-2:] == [("gradcam", 35), ("animation/gradcam", 35)], "what ends the run drops nothing"
     assert len(written) == 4
 
 
@@ -216,22 +212,42 @@ def test_a_run_that_breaks_leaves_its_pictures_and_no_hook(fit, tiny, error):
             super().validation_step(batch, batch_idx)
 
     class Sees(Fails):
-        def observers(self):
-            return {"net.conv1": lambda output: None}
+        def start_validation(self, run: RunInfo) -> Observers:
+            return [("net.conv1", Shapes([]))]
 
-        def draw(self, view, parts):
-            return {}
+        def draw(self, context, parts):
+            return DrawResult({})
 
     module = Breaks(tiny())
     with pytest.raises(RuntimeError if error is RuntimeError else SystemExit):
         fit([Sees(), *three()], module=module, max_epochs=4)
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
     folder = next(path for path in _folders(module))
-    assert Events(folder).steps("gradcam/probes") == [6, 12]
+    assert Events(folder).steps("gradcam/probes") == [5, 11]
 
 
 def _folders(module: Any) -> list[str]:
     return [module.trainer.logger.log_dir]
+
+
+class Shapes:
+    """Keeps the shapes of what it is given, and nothing else."""
+
+    def __init__(self, seen: list[Any]) -> None:
+        self.seen = seen
+
+    def reduce(self, output):
+        self.seen.append(output.shape)
+
+    def update(self, batch, images):
+        assert len(images) == self.seen[-1][0]
+
+    def compute(self):
+        return None
+
+    @staticmethod
+    def merge(parts):
+        return None
 
 
 def test_observers_see_the_users_own_validation_forward(fit):
@@ -240,11 +256,11 @@ def test_observers_see_the_users_own_validation_forward(fit):
             super().__init__()
             self.seen = []
 
-        def observers(self):
-            return {"net.relu1": lambda output: self.seen.append(output.shape), "net.absent": torch.sum}
+        def start_validation(self, run: RunInfo) -> Observers:
+            return [("net.relu1", Shapes(self.seen)), ("net.absent", Shapes([]))]
 
-        def draw(self, view, parts):
-            return {}
+        def draw(self, context, parts):
+            return DrawResult({})
 
     watcher = Sees()
     trainer = fit([watcher], max_epochs=1, num_sanity_val_steps=0)
@@ -270,6 +286,25 @@ def test_three_callbacks_share_one_forward_of_the_probes(fit, tiny):
     assert calls.count(5) == 3 + 2 * 6, "six forwards more at each drawing for the heatmap metrics"
 
 
+def test_probes_mistakes_and_those_that_are_followed_share_one_forward(fit, tiny):
+    calls = []
+
+    class Counts(Watched):
+        def forward(self, images):
+            if not self.training and len(images) not in (8, 4):  # as the validation's own batches are
+                calls.append(len(images))
+            return super().forward(images)
+
+    callback = GradCAMLogger(
+        "net.conv2", high_res_layer=None, heatmap_metrics=False, num_probes=6, num_mistakes=3, on_error="raise"
+    )
+    trainer = fit([callback], module=Counts(tiny()), max_epochs=3)
+    # before training a trace and a forward, then a forward a drawing: three mistakes, and from the second one on three
+    # that are followed
+    assert calls == [6, 6 + 3, 6 + 3, 6 + 3 + 3, 6 + 3 + 3]
+    assert Events(trainer.logger.log_dir).steps("gradcam/followed") == [5, 11, 17]
+
+
 def test_probes_of_their_own_need_a_forward_of_their_own(fit):
     watchers = [
         ActivationLogger("net.conv1", probes=torch.randn(3, 3, 12, 16)),
@@ -288,7 +323,7 @@ def test_no_validation_gives_one_warning(fit):
 def test_every_tensorboard_logger_gets_the_pictures(fit, tmp_path):
     loggers = [TensorBoardLogger(tmp_path / name, name=None) for name in ("one", "two")]
     fit([GradCAMLogger(on_error="raise")], logger=loggers)
-    assert [Events(logger.log_dir).steps("gradcam/probes") for logger in loggers] == [[6, 12], [6, 12]]
+    assert [Events(logger.log_dir).steps("gradcam/probes") for logger in loggers] == [[5, 11], [5, 11]]
 
 
 def test_a_sink_of_ones_own(fit, monkeypatch, tmp_path):
@@ -297,7 +332,7 @@ def test_a_sink_of_ones_own(fit, monkeypatch, tmp_path):
     sinks.register("CSVLogger")(lambda logger, files: seen.append((files.drawing.step, sorted(files.images))))
     fit([GradCAMLogger(num_mistakes=0, on_error="raise")], logger=CSVLogger(tmp_path))
     pages = ["evolution/gradcam/probes", "gradcam/probes"]
-    assert seen == [(6, pages), (12, pages), (12, ["animation/gradcam/probes"])]
+    assert seen == [(0, pages[1:]), (5, pages), (11, pages), (11, ["animation/gradcam/probes"])]
 
 
 def test_fast_dev_run_draws_and_writes_nothing(fit):
@@ -313,13 +348,13 @@ def test_the_same_callbacks_can_be_used_for_another_run(fit, tmp_path):
     watchers = three()
     fit(watchers)
     trainer = fit(watchers, logger=TensorBoardLogger(tmp_path / "again", name=None))
-    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [6, 12]
+    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [5, 11]
 
 
 def test_a_trainer_is_let_go_of_after_its_run_and_no_thread_stays(fit):
     watchers = three()
     trainer = fit(watchers)
-    assert len({id(watcher.turn.session) for watcher in watchers}) == 1
+    assert len({id(watcher._coordinator) for watcher in watchers}) == 1
     assert not any(thread.name == "convviz-writer" for thread in threading.enumerate())
     gone = weakref.ref(trainer)
     del trainer, watchers
@@ -351,7 +386,7 @@ def test_batches_may_be_mappings(fit, tiny, images, labels):
 
     val = DataLoader(Dicts(images, labels), batch_size=8)
     trainer = fit([GradCAMLogger(on_error="raise")], module=Module(tiny()), val=val)
-    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [6, 12]
+    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [5, 11]
 
 
 def test_a_model_of_several_inputs_gets_the_others_from_its_batch(fit, tiny):
@@ -403,14 +438,14 @@ def test_a_batch_without_images_is_told_of_before_training(fit, counted):
 
 def test_probes_of_double_precision_fit_a_net_of_single_precision(fit):
     trainer = fit([GradCAMLogger(probes=torch.rand(2, 3, 12, 16, dtype=torch.float64), on_error="raise")])
-    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [6, 12]
+    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [5, 11]
 
 
 @pytest.mark.parametrize("forward", ["net", lambda module, images: {"logits": module.net(images)}], ids=["name", "own"])
 def test_forward_can_be_given(fit, forward):
     watchers = [*three(forward=forward)[:2], GradCAMLogger(forward=forward, num_mistakes=0, on_error="raise")]
     trainer = fit(watchers)
-    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [6, 12]
+    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [5, 11]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
@@ -455,7 +490,7 @@ def test_pictures_of_a_folder(fit, tmp_path):
     probes = Probes.from_folder(tmp_path)
     assert probes.ids == ("a.png", "b.png")
     trainer = fit(three(probes=str(tmp_path)))
-    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [6, 12]
+    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [5, 11]
 
 
 # -- what a review found ----------------------------------------------------------------------------------------------
@@ -484,7 +519,7 @@ def test_activations_and_patterns_need_no_classifier(fit):
 def test_no_image_is_a_probe_twice(fit):
     watcher = GradCAMLogger(num_probes=8, on_error="raise")
     seen = []
-    watcher.draw = lambda view, parts: seen.append(view.probes.images.clone()) or {}
+    watcher.draw = lambda context, parts: seen.append(context.probes.images.clone()) or DrawResult({})
     fit([watcher], val=DataLoader(data(20, seed=1), batch_size=2))
     assert [len(images) for images in seen] == [4, 8, 8]
     assert len(seen[1].flatten(1).unique(dim=0)) == 8
@@ -619,7 +654,7 @@ def test_what_was_drawn_before_a_crash_is_written(fit, tiny):
     module = Watched(tiny())
     with pytest.raises(RuntimeError, match="just then"):
         fit([Breaks(), *three()], module=module)
-    assert Events(module.trainer.logger.log_dir).steps("gradcam/probes") == [6]
+    assert Events(module.trainer.logger.log_dir).steps("gradcam/probes") == [5]
 
 
 @pytest.mark.parametrize(
@@ -651,13 +686,16 @@ def test_the_first_event_of_a_tag_describes_it(fit):
 
 def test_a_step_never_repeats(fit):
     class Again(L.Callback):
-        """Validates twice at the same step."""
+        """Validates three times more at the same step."""
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-            trainer.fit_loop.epoch_loop.val_loop.run()
+            for _ in range(3):
+                trainer.fit_loop.epoch_loop.val_loop.run()
 
     trainer = fit([GradCAMLogger(on_error="raise"), Again()])
-    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [6, 12]
+    events = Events(trainer.logger.log_dir)
+    assert events.metric("val_loss") == [5, 11, 12, 12, 12]
+    assert events.steps("gradcam/probes") == [5, 11, 12, 13, 14]
 
 
 def _weight_averaging() -> Any:
@@ -671,7 +709,7 @@ def test_the_maps_are_those_of_the_averaged_weights_wherever_the_averaging_stand
     """The averaged weights, which make the metrics, are in place at the drawing, in either order of callbacks."""
     drawn = []
     watcher = GradCAMLogger(on_error="raise")
-    watcher.draw = lambda view, parts: drawn.append(view.model.net.head.weight.detach().clone()) or {}
+    watcher.draw = lambda context, parts: drawn.append(context.model.net.head.weight.detach().clone()) or DrawResult({})
     module = Watched(tiny())
     validated = []
     step = module.validation_step

@@ -2,16 +2,15 @@
 
 import numpy as np
 import pytest
+import pytorch_lightning as L
 import torch
 from fits import Events, Watched, data, facts, three, tile
-from torch import nn
+from settings import TwoOptimizers
 from torch.utils.data import DataLoader
 
-from lightning_convviz import ActivationLogger, FilterPatternLogger, GradCAMLogger, Probes, cams, layers
-from lightning_convviz.callbacks import lens
+from lightning_convviz import FilterPatternLogger, GradCAMLogger, Probes, cams
 from lightning_convviz.isolation import isolated
-from lightning_convviz.render import heat
-from lightning_convviz.render.color import LEVELS, colormap
+from lightning_convviz.pages import heatmaps
 
 TAGS = {
     "activations/net.conv1", "activations/net.conv2", "filters/net.conv1", "filters/net.conv2", "filters/kernels",
@@ -25,9 +24,9 @@ CHOSEN = TAGS - {"gradcam/mistakes", "gradcam/confusions", "gradcam/followed"}
 def test_every_validation_leaves_one_picture_of_each_tag(fit):
     events = Events(fit(three(), max_epochs=3).logger.log_dir)
     assert events.tags == TAGS
-    assert all(events.steps(tag) == [6, 12, 18] for tag in TAGS)
+    assert all(events.steps(tag) == [5, 11, 17] for tag in TAGS)
     assert events.epochs("filters")[0] == {
-        "v": 1, "epoch": 0, "step": 6,
+        "v": 1, "epoch": 0, "step": 5,
         "tags": [
             "filters/net.conv1", "evolution/filters/net.conv1", "filters/net.conv2", "evolution/filters/net.conv2",
             "filters/kernels",
@@ -39,7 +38,7 @@ def test_every_validation_leaves_one_picture_of_each_tag(fit):
 def test_each_callback_logs_its_seconds(fit):
     events = Events(fit(three()).logger.log_dir)
     for name in ("activations", "filters", "gradcam"):
-        assert [step for step, _ in events.scalar(f"convviz/seconds/{name}")] == [6, 12]
+        assert [step for step, _ in events.scalar(f"convviz/seconds/{name}")] == [5, 11]
 
 
 def test_pictures_decode_and_are_legible_and_small(fit):
@@ -56,7 +55,7 @@ def test_pictures_decode_and_are_legible_and_small(fit):
 def test_a_picture_carries_what_it_shows(fit):
     events = Events(fit(three()).logger.log_dir)
     for tag in TAGS:
-        for image, step, epoch in zip(events.images(tag), (6, 12), (0, 1), strict=True):
+        for image, step, epoch in zip(events.images(tag), (5, 11), (0, 1), strict=True):
             carried = facts(image)
             assert carried.keys() >= {
                 "kind", "layer", "epoch", "step", "scale", "colormap", "tiles", "rows", "columns", "items",
@@ -70,57 +69,6 @@ def test_a_picture_carries_what_it_shows(fit):
             assert last.height == carried["tiles"]["h"]
 
 
-class OneHot(nn.Module):
-    """Channel 2 of four copies the picture's first channel; the others are silent."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 1, bias=False)
-        self.relu = nn.ReLU(inplace=True)
-        self.head = nn.Linear(4, 5)
-        nn.init.zeros_(self.conv.weight)
-        self.conv.weight.data[2, 0] = 1
-        self.conv.weight.requires_grad_(False)
-
-    def forward(self, images):
-        return self.head(self.relu(self.conv(images)).mean((2, 3)))
-
-
-def test_a_one_hot_activation_lights_its_pixel_in_its_tile_and_no_other(fit):
-    image = torch.zeros(1, 3, 12, 16)
-    image[0, 0, 3, 5] = 1.0
-    trainer = fit([ActivationLogger("net.conv", probes=image, on_error="raise")], module=Watched(OneHot()))
-    (drawn, _) = Events(trainer.logger.log_dir).images("activations/net.conv")
-    carried = facts(drawn)
-    colors = colormap("viridis").numpy()
-    for channel in range(4):
-        shown = np.asarray(tile(drawn, carried["tiles"], channel).convert("RGB"))
-        zoom = carried["tiles"]["w"] // 16
-        expected = colors[np.zeros((12, 16), dtype=int)]
-        if channel == 2:
-            expected[3, 5] = colors[-1]
-        else:  # never above 0 on any validation picture: hatched
-            expected[(np.arange(12)[:, None] + np.arange(16)) % 6 == 0] = shown[0, 0]
-            assert tuple(shown[0, 0]) not in {tuple(color) for color in colors}
-        assert (shown == expected.repeat(zoom, 0).repeat(zoom, 1)).all()
-
-
-def test_the_maps_in_a_picture_are_those_of_the_network_at_that_moment(fit):
-    """The values in the last picture, read back through the palette and the scale, against a plain forward."""
-    images = torch.randn(2, 3, 12, 16)
-    trainer = fit([ActivationLogger("net.conv1", probes=images, on_error="raise")])
-    drawn = Events(trainer.logger.log_dir).images("activations/net.conv1")[-1]
-    carried = facts(drawn)
-    module = trainer.lightning_module
-    with isolated(module), torch.no_grad(), layers.record(module, ["net.conv1"]) as outputs:
-        module(images)
-    zoom, top = carried["tiles"]["w"] // 16, carried["scale"][1]
-    for channel in range(4):
-        values = np.asarray(tile(drawn, carried["tiles"], channel))[::zoom, ::zoom] / (LEVELS - 1) * top
-        expected = outputs["net.conv1"][0, channel].clamp(0, top).numpy()
-        assert np.abs(values - expected).max() <= top / (LEVELS - 1) / 2 + 1e-6
-
-
 def test_gradcam_tells_what_the_network_says_of_each_probe(fit):
     dataset = data(6, seed=3)
     probes = Probes(dataset.tensors[0], dataset.tensors[1], class_names=list("abcde"))
@@ -128,7 +76,7 @@ def test_gradcam_tells_what_the_network_says_of_each_probe(fit):
     carried = facts(Events(trainer.logger.log_dir).images("gradcam/probes")[-1])
     module = trainer.lightning_module.eval()
     probabilities = module(probes.images).softmax(1).detach()
-    assert carried["columns"] == ["input", "predicted", "true / 2nd", "difference", "finer"]
+    assert carried["columns"] == ["input", "predicted", "true / 2nd", "difference", "high-res"]
     for row, item in enumerate(carried["items"]):
         best, second = probabilities[row].argsort(descending=True)[:2].tolist()
         true = int(probes.labels[row])
@@ -144,7 +92,7 @@ def test_gradcam_tells_what_the_network_says_of_each_probe(fit):
 def test_where_labels_are_not_known_the_second_best_class_stands_beside(fit):
     trainer = fit([GradCAMLogger(probes=torch.randn(2, 3, 12, 16), on_error="raise")])
     carried = facts(Events(trainer.logger.log_dir).images("gradcam/probes")[-1])
-    assert carried["columns"] == ["input", "predicted", "2nd best", "difference", "finer"]
+    assert carried["columns"] == ["input", "predicted", "2nd best", "difference", "high-res"]
     assert carried["items"][0]["true"] is None
 
 
@@ -155,12 +103,45 @@ def test_the_same_filters_and_probes_are_drawn_all_through_a_run(fit):
         assert len(chosen) == 1
 
 
-def test_the_initial_network_is_drawn_in_the_sanity_check_and_kept_but_not_logged(fit):
-    watchers = three()
-    events = Events(fit(watchers).logger.log_dir)
-    assert all(0 not in events.steps(tag) for tag in TAGS)
-    assert {tag for watcher in watchers for tag in watcher.initial_pictures} == TAGS - {"gradcam/followed"}
-    assert "initial network" in str(watchers[0].initial_pictures["activations/net.conv1"].labels)
+def test_the_initial_network_is_drawn_in_the_sanity_check_and_logged_at_step_0(fit):
+    callbacks = three()
+    events = Events(fit(callbacks).logger.log_dir)
+    expected = TAGS - {"gradcam/followed"}
+    assert {tag for callback in callbacks for tag in callback.initial_pictures} == expected
+    assert "initial network" in str(callbacks[0].initial_pictures["activations/net.conv1"].labels)
+    for tag in events.tags:
+        drawn = events.images(tag, initial=True)
+        assert [facts(image)["step"] for image in drawn] == ([0] if tag in expected else []), tag
+
+
+def test_a_resumed_training_draws_no_initial_network(fit, tmp_path):
+    before = fit([GradCAMLogger(on_error="raise")])
+    before.save_checkpoint(tmp_path / "two.ckpt")
+    trainer = L.Trainer(
+        max_epochs=3, accelerator="cpu", logger=L.loggers.TensorBoardLogger(tmp_path / "again", name=None),
+        callbacks=[GradCAMLogger(on_error="raise")], enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, log_every_n_steps=1,
+    )  # fmt: skip
+    loader = DataLoader(data(20, seed=1), batch_size=8)
+    trainer.fit(before.lightning_module, DataLoader(data(), batch_size=8), loader, ckpt_path=tmp_path / "two.ckpt")
+    events = Events(trainer.logger.log_dir)
+    assert events.steps("gradcam/probes") == [17]
+    assert not events.has_initial
+
+
+def test_everything_stands_at_the_step_of_the_metrics(fit, tiny):
+    """Also where the user's own metric "step" says where that is, and where several optimizers step."""
+
+    class Steps(Watched):
+        def on_validation_epoch_end(self) -> None:
+            self.log("step", torch.tensor(1000.0 * (self.current_epoch + 1)))
+
+    for module, expected in ((Steps(tiny()), [1000, 2000]), (TwoOptimizers(tiny()), [5, 11])):
+        events = Events(fit(three(), module=module).logger.log_dir)
+        assert events.metric("val_loss") == expected
+        assert {tuple(events.steps(tag)) for tag in events.tags} == {tuple(expected)}
+        ours = {tag for tag in events.scalars if tag.startswith("convviz/")}
+        assert {step for tag in ours for step, _ in events.scalar(tag)} == set(expected)
 
 
 def test_without_a_sanity_check_given_probes_are_tried_at_the_start(fit):
@@ -170,7 +151,7 @@ def test_without_a_sanity_check_given_probes_are_tried_at_the_start(fit):
 
 
 @pytest.mark.parametrize(
-    ("every", "drawn"), [(1, [6, 12, 18, 24, 30]), (2, [12, 24]), ("log", [6, 12, 24])], ids=str
+    ("every", "drawn"), [(1, [5, 11, 17, 23, 29]), (2, [11, 23]), ("log", [5, 11, 23])], ids=str
 )  # fmt: skip
 def test_schedule(fit, every, drawn):
     events = Events(fit([GradCAMLogger(every_n_epochs=every, on_error="raise")], max_epochs=5).logger.log_dir)
@@ -181,34 +162,19 @@ def test_several_validations_in_an_epoch_and_several_loaders(fit):
     loaders = [DataLoader(data(20, seed=seed), batch_size=8) for seed in (1, 2)]
     trainer = fit([GradCAMLogger(on_error="raise", num_probes=3)], val=loaders, val_check_interval=0.5)
     events = Events(trainer.logger.log_dir)
-    assert events.steps("gradcam/probes") == [3, 6, 9, 12]
-
-
-def test_an_activation_grid_of_large_maps_keeps_its_budget(fit):
-    """64 channels of 112 x 112, as an ImageNet net's first layer: fewer channels, then pooled."""
-
-    class Wide(nn.Sequential):
-        def __init__(self):
-            super().__init__(nn.Conv2d(3, 64, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))
-
-    watcher = ActivationLogger("net.0", probes=torch.randn(8, 3, 112, 112), on_error="raise")
-    trainer = fit([watcher], module=Watched(Wide()), max_epochs=1)
-    events = Events(trainer.logger.log_dir)
-    carried = facts(events.images("activations/net.0")[0])
-    assert len(carried["columns"]) == 16
-    assert events.sizes()["activations/net.0"] < 150_000
+    assert events.steps("gradcam/probes") == [2, 5, 8, 11]
 
 
 def test_the_maps_in_a_heatmap_are_those_of_the_network_at_that_moment(fit, monkeypatch):
     """The maps behind the last page against a plain run: two classes, their difference, HiResCAM at a finer layer."""
     seen = []
-    original = heat.heat_rows
+    original = heatmaps.heatmap_rows
 
     def spy(photos, columns, *arguments, **options):
         seen.append(columns)
         return original(photos, columns, *arguments, **options)
 
-    monkeypatch.setattr(lens, "heat_rows", spy)
+    monkeypatch.setattr(heatmaps, "heatmap_rows", spy)
     dataset = data(6, seed=3)
     trainer = fit([GradCAMLogger(probes=Probes(*dataset.tensors), num_mistakes=0, on_error="raise")])
     module, images = trainer.lightning_module.eval(), dataset.tensors[0]

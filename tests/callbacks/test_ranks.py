@@ -66,7 +66,7 @@ def test_training_ends_as_without_the_callbacks_and_the_pictures_are_there(case,
         assert watched == bare
     events = Events(tmp_path / "watched")
     assert {tag.split("/")[0] for tag in events.tags} == {"activations", "filters", "gradcam", "given"}
-    assert {tuple(events.steps(tag)) for tag in events.tags} == {(3, 6, 9)}
+    assert {tuple(events.steps(tag)) for tag in events.tags} == {(2, 5, 8)}
     if case != "sharded":
         carried = [facts(image) for image in events.images("gradcam/mistakes")]
         assert [page["validated"] for page in carried] == [20, 20, 20]
@@ -92,7 +92,7 @@ def test_figures_of_two_ranks_are_those_of_one_big_batch(tmp_path):
     events = Events(tmp_path / "watched")
     for figure, value in expected.scalars().items():
         told = events.scalar(f"convviz/activations/{figure}/net.relu2")
-        assert [step for step, _ in told] == [3, 6, 9]
+        assert [step for step, _ in told] == [2, 5, 8]
         assert all(each == pytest.approx(value, rel=1e-4, abs=1e-6) for _, each in told)
     assert [value for _, value in events.scalar("convviz/activations/cka/net.relu2")] == pytest.approx([1, 1])
 
@@ -119,7 +119,8 @@ def test_a_rank_that_fails_costs_its_pictures_and_nothing_else(tmp_path):
     assert ends(told, 1)
     assert told.count("could not draw (RuntimeError: rank 1: RuntimeError: rank 1 has no luck)") == 1
     events = Events(tmp_path / "watched")
-    assert events.tags == {f"gradcam/{page}" for page in ("probes", "mistakes", "confusions", "followed")}
+    drawn = {tag for tag in events.tags if events.steps(tag)}  # beside the initial network, which rank 0 drew alone
+    assert drawn == {f"gradcam/{page}" for page in ("probes", "mistakes", "confusions", "followed")}
     assert len(events.steps("gradcam/probes")) == 3
 
 

@@ -12,7 +12,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from lightning_convviz import ActivationLogger, FilterPatternLogger, GradCAMLogger
-from lightning_convviz.callbacks import memory
+from lightning_convviz.engine import checkpoint as checkpoints
+from lightning_convviz.engine.contract import DrawResult
 
 # Lightning has it from 2.6 on, and then as default.
 ONLY = {"weights_only": True} if "weights_only" in inspect.signature(L.Trainer.fit).parameters else {}
@@ -32,6 +33,12 @@ def saved(fit, tmp_path):
     return path, watchers, trainer
 
 
+def collected(watcher):
+    """The probes that a callback's checkpoints hold."""
+    coordinator = watcher._coordinator
+    return coordinator._store.to_save(watcher.settings, [each.settings for each in coordinator.participants])
+
+
 def again(fit, tmp_path, saved, watchers, **arguments):
     logger = TensorBoardLogger(tmp_path / "again", name=None)
     return L.Trainer(
@@ -47,24 +54,26 @@ def test_a_resumed_run_goes_on_with_probes_scales_and_choices(fit, tiny, saved, 
     loader = DataLoader(data(), batch_size=8, shuffle=True)
     trainer.fit(Watched(tiny()), loader, shuffled(7), ckpt_path=path, **ONLY)  # another validation set
     events = Events(trainer.logger.log_dir)
-    assert events.steps("gradcam/probes") == [24]  # validation 4 is a power of two; 1 and 2 were before
-    old, new = before[0].turn.session.collected(before[0]), watchers[0].turn.session.collected(watchers[0])
+    assert events.steps("gradcam/probes") == [23]  # validation 4 is a power of two; 1 and 2 were before
+    old, new = collected(before[0]), collected(watchers[0])
     assert torch.equal(old.images, new.images)
     assert torch.equal(old.labels, new.labels)
     assert (old.ids, old.class_names, old.space) == (new.ids, new.class_names, new.space)
-    old, new = before[1].kept(), watchers[1].kept()
-    for name in ("chosen", "selection", "fixed_size"):
+    old, new = before[1].export_state(), watchers[1].export_state()
+    for name in ("request", "selection", "fixed_size"):
         assert old[name] == new[name]
-    assert new["drawings"] == old["drawings"] + 1
-    assert before[0].kept()["sources"] == watchers[0].kept()["sources"]
+    assert new["num_drawings"] == old["num_drawings"] + 1
+    assert before[0].export_state()["sources"] == watchers[0].export_state()["sources"]
 
 
 def test_a_scale_is_kept_over_a_resume(fit, tiny, saved, tmp_path):
     path, before, _ = saved
     watcher = ActivationLogger(on_error="raise", num_probes=4)
-    scales = {name: 1.5 * scale for name, scale in before[0].kept()["scales"]["ends"].items()}  # within a factor of two
+    scales = {
+        name: 1.5 * scale for name, scale in before[0].export_state()["scales"]["ends"].items()
+    }  # within a factor of two
     checkpoint = torch.load(path, weights_only=True)
-    checkpoint["callbacks"][watcher.state_key]["kept"]["scales"]["ends"] = scales
+    checkpoint["callbacks"][watcher.state_key]["own"]["scales"]["ends"] = scales
     torch.save(checkpoint, path)
     trainer = again(fit, tmp_path, saved, [watcher])
     with pytest.warns(UserWarning, match="callbacks used to create the checkpoint"):
@@ -96,7 +105,7 @@ def test_the_state_is_plain_small_and_without_images_if_so_wished(fit, tmp_path)
         states = torch.load(tmp_path / "state.ckpt", weights_only=True)["callbacks"]
         ours = [states[watcher.state_key] for watcher in watchers]
         assert [state["probes"] is not None for state in ours] == [save_images, False, False]  # once is enough
-        assert all(_size(state) < memory.LIMIT for state in ours)
+        assert all(_size(state) < checkpoints.LIMIT for state in ours)
 
 
 def _size(state):
@@ -107,7 +116,7 @@ def _size(state):
 
 
 def test_probes_that_are_too_large_for_a_checkpoint_are_left_out_with_a_word(fit, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "LIMIT", 1000)
+    monkeypatch.setattr(checkpoints, "LIMIT", 1000)
     trainer = fit(three())
     with pytest.warns(UserWarning, match="checkpoints") as told:
         trainer.save_checkpoint(tmp_path / "state.ckpt")
@@ -123,24 +132,24 @@ def test_a_state_that_can_t_be_read_begins_anew_with_one_warning(fit, tiny, save
     path, *_ = saved
     watcher = GradCAMLogger(on_error="raise", num_probes=4)
     checkpoint = torch.load(path, weights_only=True)
-    checkpoint["callbacks"] = {watcher.state_key: {"v": 99}}
+    checkpoint["callbacks"] = {watcher.state_key: {"version": 99}}
     torch.save(checkpoint, path)
     trainer = again(fit, tmp_path, saved, [watcher])
     with pytest.warns(UserWarning, match="could not read its state.*version is 99"):
         trainer.fit(Watched(tiny()), DataLoader(data(), batch_size=8), shuffled(1), ckpt_path=path)
-    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [18, 24, 30, 36]
+    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [17, 23, 29, 35]
 
 
 def test_an_error_of_ours_never_costs_a_checkpoint(fit, tmp_path):
     from pytorch_lightning.callbacks import ModelCheckpoint
 
     class Broken(GradCAMLogger):
-        def kept(self):
+        def export_state(self):
             raise RuntimeError("forgotten")
 
-        def draw(self, view, parts):
-            if view.moment.initial:
-                return {}
+        def draw(self, context, parts):
+            if context.snapshot.initial:
+                return DrawResult({})
             raise RuntimeError("the brush broke")
 
     with pytest.warns(UserWarning, match="could not") as told:
@@ -187,7 +196,7 @@ def test_steps_of_a_reused_logger_never_fall(fit, tiny, tmp_path):
         fresh = L.Trainer(logger=logger, callbacks=watchers, accelerator="cpu", enable_progress_bar=False)
         fresh.validate(Watched(tiny()), shuffled(1), verbose=False)
     events = Events(logger.log_dir)
-    assert events.steps("gradcam/probes") == [6, 12]
+    assert events.steps("gradcam/probes") == [5, 11]
     assert events.steps("validate/gradcam/probes") == [12, 13, 14]
 
 
@@ -210,8 +219,8 @@ def test_two_of_a_kind_with_names_stand_side_by_side(fit, tmp_path):
     assert events.epochs("early")[0]["tags"] == ["early/probes", "evolution/early/probes"]
     trainer.save_checkpoint(tmp_path / "both.ckpt")
     states = torch.load(tmp_path / "both.ckpt", weights_only=True)["callbacks"]
-    assert states[watchers[1].state_key]["kept"]["lens"]["layer"] == "net.conv1"
-    assert states[watchers[0].state_key]["kept"]["lens"]["layer"] != "net.conv1"
+    assert states[watchers[1].state_key]["own"]["explainer"]["layer"] == "net.conv1"
+    assert states[watchers[0].state_key]["own"]["explainer"]["layer"] != "net.conv1"
 
 
 def test_a_checkpoint_from_before_the_first_drawing_keeps_no_probes(fit, tmp_path):
@@ -222,7 +231,7 @@ def test_a_checkpoint_from_before_the_first_drawing_keeps_no_probes(fit, tmp_pat
     watcher = GradCAMLogger(on_error="raise")
     fit([watcher, Saves()], val=DataLoader(data(20, seed=1), batch_size=1))  # the sanity check shows two images
     assert torch.load(tmp_path / "early.ckpt", weights_only=True)["callbacks"][watcher.state_key]["probes"] is None
-    assert len(watcher.turn.session.collected(watcher)) == 8
+    assert len(collected(watcher)) == 8
 
 
 def test_probes_of_another_loader_or_too_few_are_not_gone_on_with(fit, tiny, tmp_path):
@@ -234,8 +243,8 @@ def test_probes_of_another_loader_or_too_few_are_not_gone_on_with(fit, tiny, tmp
         again(fit, tmp_path, None, [watcher]).fit(
             Watched(tiny()), DataLoader(data(), batch_size=8), loaders, ckpt_path=tmp_path / "four.ckpt"
         )
-        found = watcher.turn.session.collected(watcher)
-        assert len(found) == watcher.num_probes
+        found = collected(watcher)
+        assert len(found) == watcher.settings.num_probes
         assert all(any(torch.equal(image, one) for one in data(20, seed=own).tensors[0]) for image in found.images)
 
 
@@ -251,7 +260,7 @@ def test_a_validation_before_the_fit_does_not_choose_its_probes(fit, tiny, tmp_p
     trainer, module = again(fit, tmp_path, None, [watcher]), Watched(tiny())
     trainer.validate(module, shuffled(5), verbose=False)
     trainer.fit(module, DataLoader(data(), batch_size=8), shuffled(1))
-    found = watcher.turn.session.collected(watcher)
+    found = collected(watcher)
     assert all(any(torch.equal(image, one) for one in data(20, seed=1).tensors[0]) for image in found.images)
 
 
@@ -261,7 +270,7 @@ def test_what_was_loaded_before_is_not_said_of_the_next_checkpoint(fit, tiny, sa
     torch.save(plain, tmp_path / "plain.ckpt")
     watcher = GradCAMLogger(on_error="raise")
     captions = []
-    watcher.draw = lambda view, parts: captions.append(view.moment.caption) or {}
+    watcher.draw = lambda context, parts: captions.append(context.snapshot.caption) or DrawResult({})
     trainer = again(fit, tmp_path, saved, [watcher])
     for each in (path, tmp_path / "plain.ckpt"):
         with warnings.catch_warnings():

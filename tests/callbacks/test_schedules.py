@@ -16,9 +16,9 @@ class Sees(GradCAMLogger):
         super().__init__(on_error="raise", num_probes=3, num_mistakes=0, name="seen", **arguments)
         self.seen = []
 
-    def draw(self, view, parts):
-        self.seen.append(view.probes.images.clone())
-        return super().draw(view, parts)
+    def draw(self, context, parts):
+        self.seen.append(context.probes.images.clone())
+        return super().draw(context, parts)
 
 
 def two():
@@ -77,7 +77,7 @@ def test_a_run_without_end_of_epochs(fit):
         [GradCAMLogger(every_n_epochs="log", on_error="raise")], train=stream(None, seed=0)(), val=stream(10)(),
         max_epochs=-1, max_steps=20, val_check_interval=5, check_val_every_n_epoch=None,
     )  # fmt: skip
-    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [5, 10, 20]
+    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [4, 9, 19]
 
 
 @pytest.mark.parametrize("sanity", [0, 2])
@@ -114,4 +114,4 @@ def test_inputs_of_another_length_are_left_out_of_the_probes(fit, tiny):
     loader = DataLoader(loader, batch_size=None)
     trainer = fit(three(num_probes=8, every_n_epochs=3), module=Module(tiny()), train=loader, val=loader, max_epochs=6)
     events = Events(trainer.logger.log_dir)
-    assert {tuple(events.steps(tag)) for tag in events.tags} == {(15, 30)}
+    assert {tuple(events.steps(tag)) for tag in events.tags} == {(14, 29)}

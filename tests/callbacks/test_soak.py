@@ -29,8 +29,8 @@ class Counts(L.Callback):
         if trainer.current_epoch + 1 not in (EARLY, EPOCHS):
             return
         for callback in trainer.callbacks:
-            if hasattr(callback, "turn"):
-                callback.turn.session.outbox.writer.drain()
+            if hasattr(callback, "_coordinator"):
+                callback._coordinator.queue._writer.drain()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # what is free already is no growth
         self.found[trainer.current_epoch + 1] = {

@@ -1,5 +1,8 @@
-"""Mistakes of a real validation: found in the user's own forward, drawn, followed, counted."""
+"""Mistakes of a real validation: found in the user's own forward, drawn, tracked, counted."""
 
+from typing import ClassVar
+
+import numpy as np
 import pytest
 import pytorch_lightning as L
 import torch
@@ -9,9 +12,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from lightning_convviz import GradCAMLogger, Probes, cams, heatmap_metrics, targets
-from lightning_convviz.callbacks import memory
-from lightning_convviz.callbacks.evidence import Evidence
-from lightning_convviz.callbacks.followed import Followed
+from lightning_convviz.callbacks.gradcam.tracked_mistakes import TrackedMistakes
+from lightning_convviz.engine import checkpoint
+from lightning_convviz.engine.contract import RunInfo, ValidationBatch
+from lightning_convviz.pages import explained as explained_
+from lightning_convviz.pages.explained import ExplainedImages
 
 VALIDATION = data(20, seed=1)
 
@@ -60,7 +65,7 @@ def test_what_the_confusions_count_is_the_whole_validation(fit):
 def test_the_first_mistakes_are_pinned_and_followed(fit):
     trainer = fit([gradcam(num_mistakes=3)], max_epochs=4)
     events = Events(trainer.logger.log_dir)
-    assert events.steps("gradcam/followed") == [6, 12, 18, 24]
+    assert events.steps("gradcam/followed") == [5, 11, 17, 23]
     first = facts(events.images("gradcam/mistakes")[0])["rows"]
     for number, image in enumerate(events.images("gradcam/followed"), start=1):
         carried = facts(image)
@@ -214,18 +219,18 @@ def test_heatmap_metrics_are_logged(fit):
 
 @pytest.mark.parametrize("save_images", [True, False])
 def test_a_checkpoint_stays_small_and_private(fit, tmp_path, monkeypatch, save_images):
-    """Followed pictures go first: with all of them the state would be over the limit."""
-    monkeypatch.setattr(memory, "LIMIT", 16_000)  # four probes take 9 kB, three followed pictures 7 kB, maps 1 kB
+    """Followed mistakes go first: with all of them the state would be over the limit."""
+    monkeypatch.setattr(checkpoint, "LIMIT", 16_000)  # four probes take 9 kB, three followed pictures 7 kB, maps 1 kB
     watcher = gradcam(num_mistakes=3, save_images=save_images)
     if not save_images:
         fit([watcher]).save_checkpoint(tmp_path / "last.ckpt")
     else:
         trainer = fit([watcher])
-        with pytest.warns(UserWarning, match="saves no followed pictures in checkpoints"):
+        with pytest.warns(UserWarning, match="saves no followed mistakes in checkpoints"):
             trainer.save_checkpoint(tmp_path / "last.ckpt")
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"][watcher.state_key]
-    assert memory.size(state) < 16_000
-    assert state["kept"]["followed"] is None
+    assert checkpoint.size(state) < 16_000
+    assert state["own"]["tracked"] is None
     assert (state["probes"] is not None) == save_images
 
 
@@ -251,7 +256,7 @@ def test_classes_without_a_name_and_pictures_that_grow_are_no_obstacle(fit):
     watcher = gradcam(probes=probes, num_mistakes=20)
     trainer = fit([watcher, Turns()], val=val, max_epochs=4, module=Watched(Pooled()))
     events = Events(trainer.logger.log_dir)
-    assert events.steps("gradcam/mistakes") == events.steps("gradcam/followed") == [6, 12, 18, 24]
+    assert events.steps("gradcam/mistakes") == events.steps("gradcam/followed") == [5, 11, 17, 23]
     names = {item["true"] for image in events.images("gradcam/mistakes") for item in facts(image)["items"]}
     assert names & {"ant", "bee"}
     assert names & {"class 2", "class 3", "class 4"}
@@ -289,7 +294,7 @@ def test_the_heatmap_metrics_ask_for_no_more_pictures_at_once_than_there_are_pro
             return super().forward(images)
 
     events = Events(fit([gradcam(num_mistakes=0)], module=Watched(Scarce())).logger.log_dir)
-    assert events.steps("gradcam/probes") == [6, 12]
+    assert events.steps("gradcam/probes") == [5, 11]
     assert len(events.scalar("convviz/gradcam/heatmap_metrics/deletion")) == 2
 
 
@@ -302,7 +307,7 @@ def test_numbers_that_can_t_be_had_cost_no_pictures(fit, monkeypatch, error):
     with pytest.warns(UserWarning, match="could not measure how far to trust its heatmaps .*none today") as told:
         events = Events(fit([gradcam(num_mistakes=0)]).logger.log_dir)
     assert sum("none today" in str(one.message) for one in told) == 1
-    assert events.steps("gradcam/probes") == [6, 12]
+    assert events.steps("gradcam/probes") == [5, 11]
     assert not [tag for tag in events.scalars if "heatmap_metrics" in tag]
 
 
@@ -345,24 +350,24 @@ def test_a_target_that_is_no_class_is_not_captioned_as_one(fit):
 def test_a_validation_of_its_own_does_not_get_into_the_strips_of_the_training(fit, tmp_path):
     watcher = gradcam(num_mistakes=3)
     trainer = fit([watcher])
-    strips, scales = watcher._followed.history.frames, watcher._scales
-    before = list(watcher._followed.probes.ids), len(strips), scales.state()
+    tracked, scales = watcher._tracked, watcher._scales
+    before = list(tracked.probes.ids), len(tracked.history.frames), scales.state_dict()
     trainer.validate(trainer.lightning_module, DataLoader(data(20, seed=9), batch_size=8), verbose=False)
-    assert (list(watcher._followed.probes.ids), len(strips), scales.state()) == before
+    assert (list(tracked.probes.ids), len(tracked.history.frames), scales.state_dict()) == before
 
 
-def test_free_places_are_filled_by_mistakes_that_are_not_followed_yet():
-    followed, images = Followed(3), torch.zeros(4, 3, 8, 8)
+def test_free_places_are_filled_by_mistakes_that_are_not_pinned_yet():
+    tracked, images = TrackedMistakes(3), torch.zeros(4, 3, 8, 8)
     logits = torch.eye(5)[:4]
 
-    def seen(rows):
+    def explained(rows):
         probes = Probes(images[rows], [4] * len(rows), ids=rows)
-        return Evidence(probes, cams.ForwardResult(logits[rows], {}, [torch.zeros(len(rows), 2, 2)] * 2, []))
+        return ExplainedImages(probes, cams.ForwardResult(logits[rows], {}, [torch.zeros(len(rows), 2, 2)] * 2, []))
 
-    assert list(followed.pin(seen([2]), None).probes.ids) == [2]
-    assert list(followed.pin(seen([2, 0, 1, 3]), seen([2])).probes.ids) == [2, 0, 1]
-    assert list(followed.probes.ids) == [2, 0, 1]
-    assert list(followed.pin(None, seen([2, 0, 1])).probes.ids) == [2, 0, 1]
+    assert tracked.pin(explained([2]), None).ids == [2]
+    assert tracked.pin(explained([2, 0, 1, 3]), explained([2])).ids == [2, 0, 1]
+    assert list(tracked.probes.ids) == [2, 0, 1]
+    assert tracked.pin(None, explained([2, 0, 1])).ids == [2, 0, 1]
 
 
 def test_the_features_of_a_backbone_are_not_taken_for_logits(fit, tiny):
@@ -388,3 +393,57 @@ def test_very_tall_pictures_make_no_endless_page(fit):
     trainer = fit([gradcam()], module=Watched(Pooled()), train=train, val=val)
     image = Events(trainer.logger.log_dir).images("gradcam/probes")[-1]
     assert image.height < 4 * 260 + 200
+
+
+def test_probes_mistakes_and_tracked_ones_go_through_the_model_together(fit, tiny):
+    """After a validation of 20 pictures in three batches, one forward."""
+
+    class Counts(tiny):
+        sizes: ClassVar = []
+
+        def forward(self, images):
+            if not self.training:
+                self.sizes.append(len(images))
+            return super().forward(images)
+
+    fit([gradcam(num_mistakes=3, heatmap_metrics=False)], module=Watched(Counts()), max_epochs=3)
+    drawings = "".join(f"{size}," for size in Counts.sizes).split("8,8,4,")[-3:]
+    assert drawings == ["7,", "10,", "10,"], "4 probes, 3 mistakes, and once they are pinned 3 of them"
+
+
+def test_no_mistakes_are_drawn_where_ranks_run_every_forward_together():
+    callback = gradcam()
+    with pytest.warns(UserWarning, match="mistakes are not drawn where each rank holds a part of the model"):
+        callback.start_validation(RunInfo(0, 2, "lockstep"))
+    callback.start_validation(RunInfo(0, 2, "lockstep"))  # says so once: warnings are errors
+    images, labels = VALIDATION.tensors
+    callback.on_batch(ValidationBatch(images, labels, torch.eye(5)[(labels + 1) % 5], {}, range(20)))
+    callback._collect_pictures(Probes(images[:4]))
+    assert (callback._pictures, callback._mistakes.seen) == ({}, 0)
+
+
+def test_names_of_classes_with_line_breaks_are_captions_like_others(fit):
+    images, labels = VALIDATION.tensors
+    probes = Probes(images[:4], labels[:4], class_names=np.array(["an\nant", "a\r\nbee", "c", "d", "e"]))
+    trainer = fit([gradcam(probes=probes)])
+    assert {"an ant", "a bee"} & {item["true"] for item in last(trainer, "gradcam/probes")["items"]}
+    for tag in ("gradcam/mistakes", "gradcam/confusions", "gradcam/followed", "evolution/gradcam/probes"):
+        assert Events(trainer.logger.log_dir).images(tag)
+
+
+def test_predictions_are_computed_once_for_all_captions(fit, monkeypatch):
+    counted, original = [], explained_._predictions
+
+    def spy(probes, logits):
+        counted.append(len(logits))
+        return original(probes, logits)
+
+    monkeypatch.setattr(explained_, "_predictions", spy)
+    fit([gradcam(num_mistakes=3)], max_epochs=1)
+    assert counted == [4, 3, 4, 3, 3], "initial: probes, mistakes; then probes, mistakes, tracked"
+
+
+def test_a_strip_of_a_target_that_is_no_class_speaks_of_no_predictions(fit):
+    trainer = fit([gradcam(target=targets.similarity(torch.ones(5)))])
+    carried = last(trainer, "evolution/gradcam/probes")
+    assert all(drawing == {} for item in carried["items"] for drawing in item["drawings"])
