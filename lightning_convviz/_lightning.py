@@ -60,19 +60,25 @@ def _loop(trainer: Trainer) -> Any:
     return trainer.test_loop if trainer.state.fn == "test" else trainer.validate_loop
 
 
-def metrics_step(trainer: Trainer) -> int:
-    """The step at which Lightning logs the metrics of the validation that runs, or ended just now.
+def batches_stepped(trainer: Trainer) -> int:
+    """The step at which Lightning logs metrics: batches after which an optimizer stepped.
 
-    It counts batches after which an optimizer stepped, where `global_step` counts every optimizer's steps, and stands
-    one lower at a validation within an epoch. Where a user logs a metric named "step", Lightning takes that
-    (`_LoggerConnector.log_metrics`).
+    `global_step` counts every optimizer's steps, and is one higher at a validation within an epoch.
+    """
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def metrics_step(trainer: Trainer) -> int:
+    """The step at which Lightning has logged the metrics of the validation that ended just now.
+
+    Where a user logs a metric named "step", Lightning takes that (`_LoggerConnector.log_metrics`).
     """
     results = getattr(trainer, "_results", None) or {}
     if any(str(key).rpartition(".")[2] == "step" for key in results):
         own = trainer.logged_metrics.get("step")
         if own is not None:
             return int(own)
-    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+    return batches_stepped(trainer)
 
 
 def saved_step(checkpoint: Mapping[str, Any]) -> int:

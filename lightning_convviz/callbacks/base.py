@@ -32,7 +32,8 @@ class VisualizationCallback(_lightning.Callback, Visualizer):
         output: a function from what the model returns to logits (n, k), where they can't be found in it.
         reshape: a function from a layer's output to maps (n, c, y, x), where `layers.layout` can't tell.
         logits: a function from what `validation_step` returns to logits (n, k).
-        name: the first part of the tags; tells several callbacks of a kind apart.
+        name: the first part of the tags, by default the class's `name`, or else that of the class itself; tells several
+            callbacks of a kind apart.
         save_dir: a local folder for pictures as files, in folders by tag and step, beside what the loggers take.
         save_images: keep the probes from the validation data in checkpoints, so that a resumed run shows the same
             ones; False for private data.
@@ -90,7 +91,7 @@ class VisualizationCallback(_lightning.Callback, Visualizer):
             initial=initial,
         )
         self.settings = Settings(
-            name=name or type(self).name,
+            name=name or getattr(type(self), "name", "") or type(self).__name__.lower(),
             probes=None if probes is None else as_probes(probes),
             num_probes=num_probes,
             dataloader_idx=dataloader_idx,
@@ -256,4 +257,5 @@ class VisualizationCallback(_lightning.Callback, Visualizer):
         try:
             self._coordinator.restore(participant, state_dict)
         except Exception as error:
+            self.reset()  # a part of it may have been taken
             participant.failures.warn("read its state in the checkpoint, and begins anew", error)

@@ -8,9 +8,12 @@ visualizer but what stands here. In the order of a run:
 3. for each batch that passes: the accumulators of these layers, then `on_batch(batch)`;
 4. after the last batch, with the model isolated: `select(view)` chooses layers, `request(view)` says what to take from
    the one forward that all callbacks share, `compute(context, share)` does the rest of the work with the model;
-5. on rank 0, with what all ranks computed: `draw(context, parts)`, which returns a `DrawResult`.
+5. on rank 0, with what all ranks computed: `draw(context, parts)`, which returns a `DrawResult`;
+6. in any case: `end_validation()`, which forgets what was taken from this validation.
 
-Step 4 and 5 are also tried once before training, on the initial network: what does not fit fails there.
+In lockstep only rank 0 observes, and all ranks run the same forwards: there `request` and `compute` must not depend on
+what was observed. Step 4 and 5 are also tried once before training, on the initial network: what does not fit fails
+there.
 """
 
 # ruff: noqa: B027  # most methods of a `Visualizer` may be left as they are
@@ -230,6 +233,8 @@ class ProbeView:
         trace: which layers ran, in order, with the shapes of their outputs.
         forward: images, and extra inputs by name -> what the model returns, in the run's precision.
         extra_inputs: those of the probes, for `forward`.
+        labels_are_classes: False where the integers of the validation batches turned out to be no classes of the model:
+            then what was counted of them in this validation means nothing.
     """
 
     model: nn.Module
@@ -238,6 +243,7 @@ class ProbeView:
     trace: Mapping[str, LayerTrace]
     forward: Callable[..., Any]
     extra_inputs: Mapping[str, Tensor]
+    labels_are_classes: bool
 
     def forward_any(self, images: Tensor) -> Any:
         """Run any number of images, with the extra inputs of the first probe."""
@@ -326,6 +332,9 @@ class Visualizer(ABC):
 
     def on_batch(self, batch: ValidationBatch) -> None:
         """Take a batch of this callback's loader; must not wait for the device."""
+
+    def end_validation(self) -> None:
+        """The validation is drawn, or its drawing failed: keep nothing of it on the device while training goes on."""
 
     def select(self, view: ProbeView) -> None:
         """Choose layers and channels, once, from those that ran (`view.trace`).

@@ -17,7 +17,7 @@ import torch
 from lightning_convviz import _lightning, layers, sinks
 from lightning_convviz._lightning import LightningModule, Trainer
 from lightning_convviz.engine import checkpoint
-from lightning_convviz.engine.contract import DrawContext, ForwardRequest, RunInfo, Visualizer
+from lightning_convviz.engine.contract import DrawContext, ForwardRequest, RunInfo, Settings, Visualizer
 from lightning_convviz.engine.hooks import BatchReader, ValidationHooks
 from lightning_convviz.engine.participant import Participant
 from lightning_convviz.engine.participation import Lockstep, Participation, Plan, Shared, Solo, can_share
@@ -137,6 +137,8 @@ class Coordinator:
             if self._participation.plans_at == "epoch end":
                 self._make_plan(trainer, module, untried, initial=True)
             self._draw_due(trainer, module, initial=True)
+            for participant in untried:
+                participant.finish()
             self._sync_dry_run(trainer, untried)
         if trainer.global_step == 0:
             for participant in self.participants:
@@ -191,9 +193,10 @@ class Coordinator:
             if self._participation.plans_at == "first batch" and _lightning.is_fit(trainer):
                 self._make_plan(trainer, module, self.participants, initial=False)
             initial = trainer.sanity_checking
+            finds_input = any(settings.forward is None for settings in self._all_settings)
             listeners = [each.listener(self._run_info(each), initial=initial) for each in self._due()]
             with self._watching():
-                self._hooks.open(module, listeners)
+                self._hooks.open(module, listeners, finds_input=finds_input)
         with self._watching():
             self._reader.begin(trainer, batch)
             self._hooks.before_batch(self._reader)
@@ -272,7 +275,7 @@ class Coordinator:
             groups.setdefault(key, []).append(participant)
         for key, group in groups.items():
             self._draw_group(trainer, module, key, group, initial)
-        if _lightning.is_fit(trainer) and not initial:
+        if _lightning.is_fit(trainer) and not initial and not all(participant.has_failed for participant in due):
             self._store.freeze()
 
     def _draw_group(
@@ -290,7 +293,8 @@ class Coordinator:
             with self._on_model(module, group):
                 contexts = self._contexts(trainer, module, key, group, initial)
         except Exception as error:
-            for participant in group:
+            contexts = []
+            for participant in [each for each in group if not each.has_failed]:
                 participant.fail(error, initial=initial, in_forward=True)
         for participant, context in contexts:
             participant.draw(context, partial(self._on_model, module, [participant]), start)
@@ -332,6 +336,7 @@ class Coordinator:
                 view.trace,
                 view.forward,
                 view.extra_inputs,
+                view.labels_are_classes,
                 snapshot=take_snapshot(trainer, participant.loaded, initial=initial),
                 result=own.probes,
                 explained=own.explained,
@@ -433,6 +438,7 @@ class Coordinator:
         self._reader.clear()
         for participant in self.participants:
             participant.submit(trainer, self.queue)
+            participant.forget()
         self.queue.finish(trainer)
         self._forwards.clear()
 
@@ -454,7 +460,7 @@ class Coordinator:
     # -- helpers -------------------------------------------------------------------------------------------------------
 
     @property
-    def _all_settings(self) -> list[Any]:
+    def _all_settings(self) -> list[Settings]:
         return [participant.settings for participant in self.participants]
 
     def _due(self) -> list[Participant]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -34,13 +34,15 @@ class BatchReader:
         Raises:
             ValueError: where it has no images.
         """
-        if loader not in self._found:
-            assert self._source is not None  # a batch has begun
+        assert self._source is not None  # a batch has begun
+        # Of loaders that come one after the other the batch is one loader's, whichever it is.
+        part = 0 if _lightning.is_sequential(self._source[0]) else loader
+        if part not in self._found:
             try:
-                self._found[loader] = batches.read(_lightning.of_loader(*self._source, loader))
+                self._found[part] = batches.read(_lightning.of_loader(*self._source, loader))
             except ValueError as error:
-                self._found[loader] = error
-        found = self._found[loader]
+                self._found[part] = error
+        found = self._found[part]
         if isinstance(found, ValueError):
             raise found
         return found
@@ -97,7 +99,6 @@ class Listener:
     settings: Settings
     observers: LayerObservers
     capture: LogitsCapture | None = None
-    _handles: list[RemovableHandle] = field(default_factory=list)
 
     def clear(self) -> None:
         """A batch has passed."""
@@ -118,15 +119,23 @@ class ValidationHooks:
         self._module: nn.Module | None = None
         self._listeners: Sequence[Listener] = ()
         self._images: Tensor | None = None
+        self._finds_input = False
         self._handles: list[RemovableHandle] = []
 
-    def open(self, module: nn.Module, listeners: Sequence[Listener]) -> None:
-        """Attach to the user's own forward, for all callbacks at once."""
+    def open(self, module: nn.Module, listeners: Sequence[Listener], *, finds_input: bool) -> None:
+        """Attach to the user's own forward, for all callbacks at once.
+
+        Args:
+            module: the user's own.
+            listeners: of the callbacks that are due.
+            finds_input: whether to find out which part receives the images, where the module has no forward of its own:
+                on every rank, since each may have to run the model.
+        """
         self.close()
         self._module, self._listeners = module, listeners
         parts = _visible(module)
-        unguided = any(listener.settings.forward is None for listener in listeners)
-        if unguided and self.input_module is None and not _lightning.has_forward(module):
+        self._finds_input = finds_input and self.input_module is None and not _lightning.has_forward(module)
+        if self._finds_input:
             for name, part in parts.items():
                 self._handles.append(part.register_forward_pre_hook(partial(self._note, name), with_kwargs=True))
         for listener in listeners:
@@ -147,7 +156,7 @@ class ValidationHooks:
         """A batch is about to be validated: know its images, to see where they go in."""
         for listener in self._listeners:
             listener.clear()
-        if self.input_module is None and self._handles:
+        if self._finds_input and self.input_module is None:
             with suppress(ValueError):
                 self._images = reader.read(0)[0]
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -88,6 +89,11 @@ class Participant:
         """What the drawing before training shows, by tag."""
         return {} if self._initial is None else dict(self._initial.result.pictures)
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the current drawing failed on this rank."""
+        return self._error is not None
+
     # -- whether to draw -----------------------------------------------------------------------------------------------
 
     def is_active(self, trainer: Trainer) -> bool:
@@ -124,7 +130,7 @@ class Participant:
         wants_logits = self.visualizer.needs.logits and run.mode != "lockstep" and not self._logits_unavailable
         self._listener = Listener(
             self.settings,
-            LayerObservers(observers, self.failures.add),
+            LayerObservers(observers, partial(self._miss, "observe its layers")),
             LogitsCapture() if wants_logits else None,
         )
         return self._listener
@@ -138,13 +144,20 @@ class Participant:
             for accumulator, reduced, count in self._listener.observers.reduced:
                 if count == len(images):
                     accumulator.update(reduced, images)
+        except Exception as error:
+            self._miss("observe its layers", error)
+        try:
             labels = labels if has_labels else None
             logits = self._logits(len(images), labels, returned)
             self.visualizer.on_batch(ValidationBatch(images, labels, logits, extra_inputs, positions))
         except Exception as error:
-            if self.settings.on_error == "raise":
-                raise
-            self.failures.warn("take a validation batch", error)
+            self._miss("take a validation batch", error)
+
+    def _miss(self, doing: str, error: Exception) -> None:
+        """Something of the validation is missed, which is told once."""
+        if self.settings.on_error == "raise":
+            raise error
+        self.failures.warn(doing, error)
 
     def _logits(self, count: int, labels: Tensor | None, returned: Any) -> Tensor | None:
         """The logits of the batch; where they can't be had it is told once, and they are not looked for again."""
@@ -234,7 +247,15 @@ class Participant:
                         if isinstance(part, _Failed):
                             raise RuntimeError(f"rank {rank}: {part.reason}")
                     self._render(parts)
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing of a validation stays on the device while training goes on."""
         self._computed = None
+        if self._listener is not None:
+            self._listener = None
+            with self.guard(initial=False):
+                self.visualizer.end_validation()
 
     def _outcome(self) -> Any:
         """This rank's part, or why there is none."""
@@ -251,7 +272,7 @@ class Participant:
             # Waits for the device, so that the time is whole.
             pictures = {tag: picture.cpu() for tag, picture in result.pictures.items()}
         seconds = self._computed.seconds + time.perf_counter() - start
-        result = DrawResult(pictures, result.scalars, result.diagnostics, result.animations)
+        result = DrawResult(pictures, dict(result.scalars), str(result.diagnostics), dict(result.animations))
         self.failures.in_a_row = 0
         self._computed = None
         self._check_finite(context)
@@ -278,30 +299,33 @@ class Participant:
     # -- handing over --------------------------------------------------------------------------------------------------
 
     def submit_initial(self, queue: PictureQueue) -> None:
-        """Training begins: what was drawn before it stands at step 0."""
-        if self._initial is not None:
-            queue.put(self._logged(self._initial, self.schedule.next_step(0)), self.settings.save_dir)
+        """Training begins: what was drawn before it stands at step 0, once."""
+        if self._initial is not None and self.schedule.last_step < 0:
+            with self.guard(initial=False):
+                queue.put(self._logged(self._initial, self.schedule.next_step(0)), self.settings.save_dir)
 
     def submit(self, trainer: Trainer, queue: PictureQueue, step: int | None = None) -> None:
         """Hand over what was drawn; `step` is that of the validation's metrics, where it is known better by now."""
         if self._drawn is None:
             return
         drawn, self._drawn = self._drawn, None
-        if not _lightning.is_fit(trainer):
-            queue.put(self._logged_alone(trainer, drawn), self.settings.save_dir)
-            return
-        step = self.schedule.next_step(drawn.snapshot.step if step is None else step)
-        queue.put(self._logged(drawn, step), self.settings.save_dir)
-        self._animations = (drawn.snapshot.epoch, step, drawn.result.animations)
+        with self.guard(initial=False):
+            if not _lightning.is_fit(trainer):
+                queue.put(self._logged_alone(trainer, drawn), self.settings.save_dir)
+                return
+            step = self.schedule.next_step(drawn.snapshot.step if step is None else step)
+            queue.put(self._logged(drawn, step), self.settings.save_dir)
+            self._animations = (drawn.snapshot.epoch, step, drawn.result.animations)
 
     def submit_animations(self, queue: PictureQueue) -> None:
         """The fit ends: what its last drawing showed, once more in time."""
         epoch, step, animations = self._animations or (0, 0, {})
         self._animations = None
         if animations:
-            pictures = {tag: animate() for tag, animate in animations.items()}
-            name = f"animation/{self.settings.name}"
-            queue.put(sinks.LoggedDrawing(name, epoch, step, pictures), self.settings.save_dir)
+            with self.guard(initial=False):
+                pictures = {tag: animate() for tag, animate in animations.items()}
+                name = f"animation/{self.settings.name}"
+                queue.put(sinks.LoggedDrawing(name, epoch, step, pictures), self.settings.save_dir)
 
     def _logged(self, drawn: _Drawn, step: int, prefix: str = "") -> sinks.LoggedDrawing:
         name, result = prefix + self.settings.name, drawn.result

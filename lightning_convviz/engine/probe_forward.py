@@ -72,8 +72,8 @@ class ProbeForward:
         with torch.no_grad():
             trace = layers.trace(module, lambda: returned.append(_first_forward(forward, images, arguments)))
         checked = _without_foreign_labels(moved, returned[0], settings) if classifier else moved
-        view = ProbeView(module, checked, checked.display(), trace, forward, arguments)
         foreign = checked.labels is None and moved.labels is not None
+        view = ProbeView(module, checked, checked.display(), trace, forward, arguments, not foreign)
         keeps_state = _versions(module) != written
         return cls(view, settings, call, as_input, foreign, keeps_state, [id(part) for part in module.modules()])
 
@@ -93,7 +93,13 @@ class ProbeForward:
         }
         probes = PictureSet(self.view.probes, wanted)
         riders = [key for key, each in sets.items() if [key[0]] == explaining and self._fit_together(probes, each)]
-        first, *others = self._run_together([probes, *(sets[key] for key in riders)], names)
+        try:
+            first, *others = self._run_together([probes, *(sets[key] for key in riders)], names)
+        except torch.OutOfMemoryError:
+            if not riders:
+                raise
+            riders = []
+            first, *others = self._run_together([probes], names)
         found = dict(zip(riders, others, strict=True))
         rest = {key: each for key, each in sets.items() if key not in found}
         while rest:
@@ -138,7 +144,8 @@ class ProbeForward:
         joined: dict[tuple[int, ...], Any] = {}  # one object for the same targets: then they share a backward
         for slot in slots:
             own = [each.target for each in slot]
-            joined.setdefault(tuple(map(id, own)), _joined(own, counts))
+            if (key := tuple(map(id, own))) not in joined:
+                joined[key] = _joined(own, counts)
         result = cams.run_forward(
             self.view.model,
             torch.cat([each.probes.images for each in sets]) if len(sets) > 1 else sets[0].probes.images,

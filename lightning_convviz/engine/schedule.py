@@ -49,15 +49,14 @@ class Schedule:
 
 def take_snapshot(trainer: Trainer, loaded: tuple[int, int] | None, *, initial: bool) -> Snapshot:
     """Which network is looked at now; `loaded` are epoch and step of the checkpoint, if one was loaded."""
-    epoch, step = trainer.current_epoch, _lightning.metrics_step(trainer)
+    epoch, step = trainer.current_epoch, _lightning.batches_stepped(trainer)
     if _lightning.is_fit(trainer):
         return Snapshot(epoch, step, "initial network" if initial else f"epoch {epoch} · step {step}", initial)
     if trainer.ckpt_path:
         epoch, step = loaded or (epoch, step)
         name = re.split(r"[/\\]", str(trainer.ckpt_path))[-1]
         when = "" if loaded is None else f"epoch {epoch} · step {step}"
-        is_said = bool(when) and re.fullmatch(r"epoch=\d+-step=\d+\.ckpt", name)  # Lightning's own way to say the same
-        network = " · ".join(filter(None, [when, "" if is_said else name]))
+        network = " · ".join(filter(None, [when, name]))
     elif step:
         epoch = max(epoch - 1, 0)  # after a fit the trainer counts the epoch that would come
         network = f"epoch {epoch} · step {step}"

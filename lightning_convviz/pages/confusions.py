@@ -45,8 +45,9 @@ def confusions_page(
     page = PageLayout(0)
     page.write("Which classes are taken for which", bold=True)
     wrong = int(counts.sum())
-    kinds = f", {int((counts > 0).sum())} kinds of mistakes" if wrong else ""
-    page.write(f"{snapshot.caption} · {wrong} wrong of {int(table.sum())}{kinds}")
+    kinds = int((counts > 0).sum())
+    described = f", {kinds} kind{'s' * (kinds > 1)} of mistakes" if wrong else ""
+    page.write(f"{snapshot.caption} · {wrong} wrong of {int(table.sum())}{described}")
     grid = page.tiles(_example_tiles(pairs, probes, confusions.examples), columns=1, gap=GAP + 2)
     names = {label: probes.name(label) for pair in pairs for label in pair}
     items = [

@@ -30,7 +30,7 @@ class Filmstrip:
 
     Attributes:
         title: what is shown.
-        lines: more captions below it.
+        lines: more captions below it; the first one says which network the last drawing is of.
         rows: what stands above each row.
         columns: what the drawings are called, oldest first.
         tiles: level codes (rows, columns, h, w) or RGB (rows, columns, h, w, 3).
@@ -77,7 +77,7 @@ class Filmstrip:
             step += 1  # captions below tiles grow with the page
         page = self._headed(2 * MARGIN + columns * step)
         unit = "steps" if self.columns[-1].startswith("s. ") else "epochs"
-        page.write(f"{unit}, oldest first; init.: before training")
+        page.write(f"{unit}, oldest first" + "; init.: before training" * ("initial" in self.columns))
         for place, text in enumerate(["input"] * beside + [short_title(name) for name in self.columns]):
             page.label(text, MARGIN + place * step, page.y, width=step - GAP)
         page.y += page.line
@@ -112,7 +112,7 @@ class Filmstrip:
         w = self.tiles.shape[3]
         zoom = zoom_for(w, across) if self.colormap else max(1, round(80 / w))
         step = max(w * zoom + GAP, (CARD - 2 * MARGIN) // across)
-        page = self._headed(2 * MARGIN + across * step)
+        page = self._headed(2 * MARGIN + across * step, prefix="until ")  # the caption is of the last drawing
         page.write(self.columns[place], bold=True)
         grid = page.tiles(
             self.tiles[:, place], columns=across, zoom=zoom, gap=step - w * zoom, above=page.line,
@@ -123,10 +123,10 @@ class Filmstrip:
             self._caption(page, grid, row, self.below[row][place] if self.below else None)
         return self._finished(page, grid, [self.columns[place]])
 
-    def _headed(self, width: int) -> PageLayout:
+    def _headed(self, width: int, prefix: str = "") -> PageLayout:
         page = PageLayout(width)
         page.write(self.title, bold=True)
-        for line in self.lines:
+        for line in [prefix + self.lines[0], *self.lines[1:]] if self.lines else ():
             page.write(line)
         if self.scale is not None:
             self.scale(page)

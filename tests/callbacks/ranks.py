@@ -96,6 +96,18 @@ class Sharded(Watched):
             fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
 
 
+class ShardedInside(Sharded):
+    """The same, called from the steps: which part receives the images has to be found out on every rank."""
+
+    forward = L.LightningModule.forward
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.log("val_loss", self.training_step(batch, batch_idx), batch_size=len(batch[1]))
+
+
 class Still(Watched):
     """The same network in every validation."""
 
@@ -126,7 +138,7 @@ def watchers(case: str, folder: str) -> list[Any]:
         return [Breaks(folder), GradCAMLogger(on_error="raise")]
     first, second, third = three()
     given = GradCAMLogger(probes=(torch.randn(2, 3, 12, 16), [0, 1]), name="given", on_error="raise")
-    return [first, second if case == "sharded" else Compared(folder), third, given]
+    return [first, second if case in ("sharded", "inside") else Compared(folder), third, given]
 
 
 class Breaks(Compared):
@@ -151,6 +163,7 @@ def fit(folder: str, case: str, accelerator: str, watchers: list[Any]) -> None:
             data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False
         ),
     }
+    strategies["inside"] = strategies["sharded"]
     # Without its buffers broadcast: then ranks differ in their statistics at validation, and an empty rank may go on.
     strategy = strategies.get(case, lambda: DDPStrategy(process_group_backend=backend, broadcast_buffers=False))()
     trainer = L.Trainer(
@@ -168,7 +181,7 @@ def fit(folder: str, case: str, accelerator: str, watchers: list[Any]) -> None:
                 module(data(40, seed=1).tensors[0])
             torch.save((outputs["net.relu2"].clone(), data(40, seed=1).tensors[0]), Path(folder, "maps.pt"))
         return
-    module = (Sharded if case == "sharded" else Watched)(TinyNet())
+    module = {"sharded": Sharded, "inside": ShardedInside}.get(case, Watched)(TinyNet())
     val = DataLoader(Uneven((20, 9)) if case == "uneven" else data(20, seed=1), 4)
     try:
         if case == "empty":
@@ -183,7 +196,7 @@ def main(folder: str, case: str, accelerator: str = "cpu") -> None:
     warnings.simplefilter("ignore")
     warnings.filterwarnings("always", message=".*could not draw.*")
     fit(folder, case, accelerator, watchers(case, folder))
-    if case in ("fits", "sharded", "spawn"):
+    if case in ("fits", "sharded", "inside", "spawn"):
         fit(folder, case, accelerator, [])
 
 

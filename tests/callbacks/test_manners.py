@@ -585,6 +585,21 @@ def test_integers_that_are_no_classes_are_not_taken_for_labels(fit, value):
     assert any("is no class of the model" in str(one.message) for one in told) == (value == 7)
 
 
+@pytest.mark.parametrize("sanity", [0, 2])
+def test_what_is_no_label_makes_no_mistakes(fit, sanity):
+    """Integers of the batch that are no classes are known for what they are only when the model has run."""
+    images = data(20, seed=1).tensors[0]
+    val = DataLoader(torch.utils.data.TensorDataset(images, torch.arange(20)), batch_size=8)
+
+    class Module(Watched):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.log("val_loss", self(batch[0]).mean(), batch_size=8)
+
+    with pytest.warns(UserWarning, match="is no class of the model"):
+        trainer = fit([GradCAMLogger(on_error="raise")], module=Module(fit_net()), val=val, num_sanity_val_steps=sanity)
+    assert Events(trainer.logger.log_dir).tags == {"gradcam/probes"}
+
+
 def test_images_of_another_size_are_left_out_of_the_probes(fit):
     val = [(torch.randn(1, 3, 12, 16 + index % 2), torch.tensor([index % 5])) for index in range(6)]
     loader = DataLoader(val, batch_size=None)

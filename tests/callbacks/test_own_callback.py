@@ -1,5 +1,8 @@
 """A callback of one's own, against the contract alone: it draws, resumes and fails as ours do."""
 
+import gc
+import warnings
+import weakref
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from lightning_convviz import VisualizationCallback, render
 from lightning_convviz.engine.contract import DrawContext, DrawResult, ForwardRequest, ProbeView, ValidationBatch
+from lightning_convviz.layer_stats import LayerAccumulator
 
 
 # The example of the documentation: the twenty lines between the marks.
@@ -49,6 +53,15 @@ def test_it_draws_beside_ours(fit):
     events = Events(trainer.logger.log_dir)
     assert events.steps("norms/probes") == events.steps("gradcam/probes") == [5, 11]
     assert [value for _, value in events.scalar("convviz/norms/images")] == [36, 56]  # 16 in the sanity check
+
+
+def test_without_a_name_it_has_that_of_its_class():
+    class Nameless(VisualizationCallback):
+        def draw(self, context: DrawContext, parts: Any) -> DrawResult:
+            return DrawResult({})
+
+    assert Nameless().settings.name == "nameless"
+    assert Nameless(name="other").settings.name == "other"
 
 
 def test_it_draws_alone_and_before_training(fit):
@@ -105,6 +118,55 @@ def test_what_fails_in_it_before_training_ends_the_run_in_the_first_second(fit, 
     wrong = type("Wrong", (FeatureNorms,), {method: failing})
     with pytest.raises(ValueError, match="`layers` is wrong"):
         fit([*three(), wrong()])
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"scalars": [1.0]},
+        {"animations": {"animation/norms": lambda: 1 / 0}},
+        {"scalars": {"mean": object()}, "diagnostics": 3},
+    ],
+    ids=["no mapping", "an animation that raises", "no number"],
+)
+@pytest.mark.filterwarnings("ignore:.*could not write everything")  # what is no number fails in the writer
+def test_a_wrong_result_costs_its_pictures_and_not_the_training(fit, result):
+    class Wrong(FeatureNorms):
+        def draw(self, context: DrawContext, parts: Any) -> DrawResult:
+            drawn = super().draw(context, parts)
+            return drawn if context.snapshot.initial else DrawResult(drawn.pictures, **result)
+
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        trainer = fit([Wrong(), *three()])
+    assert Events(trainer.logger.log_dir).steps("gradcam/probes") == [5, 11]
+    assert "animation/gradcam/probes" in Events(trainer.logger.log_dir).every
+
+
+@pytest.mark.parametrize("fails", [None, "select", "compute"])
+def test_what_it_observed_is_let_go_of_after_the_validation(fit, fails):
+    """Also where the drawing fails: an accumulator may hold much of the device's memory."""
+    seen: list[Any] = []
+
+    class Observes(FeatureNorms):
+        def start_validation(self, run: Any) -> Any:
+            self.accumulator = LayerAccumulator()
+            seen.append(weakref.ref(self.accumulator))
+            return [("net.relu1", self.accumulator)]
+
+        def end_validation(self) -> None:
+            self.accumulator = None
+
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            gc.collect()
+            assert not any(each() for each in seen)
+
+    if fails:
+        setattr(Observes, fails, lambda self, *arguments: 1 / 0 if len(seen) > 1 else None)
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        fit([Observes(), *three()], max_epochs=3)
+    assert len(seen) == 4
 
 
 def test_its_state_never_costs_a_checkpoint(fit, tmp_path):

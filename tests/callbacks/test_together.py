@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fits import Events, facts, three
+from settings import two_loaders
 
 from lightning_convviz import ActivationLogger, FilterPatternLogger, GradCAMLogger, batches
 
@@ -28,8 +29,10 @@ def drawn(fit: Any, order: tuple[int, ...], tmp_path: Any, **arguments: Any) -> 
                 for tag in events.scalars
                 if NAMES[place] in tag.split("/") and "/seconds/" not in tag
             },
-            "pictures": {tag: [(facts(image), np.asarray(image.convert("RGB"))) for image in events.images(tag)]
+            "pictures": {tag: [(facts(image), np.asarray(image.convert("RGB")))
+                               for initial in (True, False) for image in events.images(tag, initial=initial)]
                          for tag in own},
+            "steps": {tag: events.steps(tag) for tag in own},
         }  # fmt: skip
     return found
 
@@ -50,6 +53,7 @@ def test_in_any_order_each_callback_draws_the_same(fit, tmp_path, order, default
         expected = default_order[name]
         assert own["pictures"].keys() == expected["pictures"].keys()
         assert own["scalars"].keys() == expected["scalars"].keys()
+        assert own["steps"] == expected["steps"]
         for tag, values in own["scalars"].items():
             assert [step for step, _ in values] == [step for step, _ in expected["scalars"][tag]]
             assert [value for _, value in values] == pytest.approx([value for _, value in expected["scalars"][tag]])
@@ -69,11 +73,12 @@ def test_in_the_readme_s_order_every_callback_observes_the_validation(fit):
     assert any(tag.endswith("/above_best_real") for tag in events.scalars)
 
 
-def test_a_batch_is_read_once_whoever_wants_it(fit, monkeypatch):
+@pytest.mark.parametrize("loader", [None, 1], ids=["one loader", "the second of two"])
+def test_a_batch_is_read_once_whoever_wants_it(fit, monkeypatch, loader):
     read, calls = batches.read, Counter()
     monkeypatch.setattr(batches, "read", lambda batch: calls.update([id(batch)]) or kept.append(batch) or read(batch))
     kept: list[Any] = []  # so that no identity is given twice
-    fit(three())
+    fit(three(dataloader_idx=loader or 0), val=None if loader is None else two_loaders())
     assert calls
     assert set(calls.values()) == {1}
 

@@ -112,10 +112,13 @@ class LayerMonitor:
         return list(self._accumulators.items())
 
     def compute(self) -> dict[str, Sums]:
-        """What this process has seen, in main memory; nothing stays on the device while training goes on."""
+        """What this process has seen, in main memory."""
         sums = {source: accumulator.compute() for source, accumulator in self._accumulators.items()}
-        self._accumulators = {}
         return {source: each.cpu() for source, each in sums.items() if each is not None}
+
+    def end_validation(self) -> None:
+        """Nothing stays on the device while training goes on."""
+        self._accumulators = {}
 
     # -- in a drawing --------------------------------------------------------------------------------------------------
 

@@ -215,6 +215,12 @@ class ActivationLogger(VisualizationCallback):
         return observers if self._top_examples is None else [*observers, *self._top_examples.start_validation(sources)]
 
     @override
+    def end_validation(self) -> None:
+        for part in (self._monitor, self._top_examples):
+            if part is not None:
+                part.end_validation()
+
+    @override
     def compute(self, context: DrawContext, share: slice) -> ActivationPart:
         return ActivationPart(
             sums={} if self._monitor is None else self._monitor.compute(),

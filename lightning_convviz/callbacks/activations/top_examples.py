@@ -37,10 +37,13 @@ class TopExamples:
         return list(self._accumulators.items())
 
     def compute(self) -> dict[str, TopImages | None]:
-        """What this process has found, in main memory; nothing stays on the device while training goes on."""
+        """What this process has found, in main memory."""
         found = {source: accumulator.compute() for source, accumulator in self._accumulators.items()}
-        self._accumulators = {}
         return {source: None if each is None else each.cpu() for source, each in found.items()}
+
+    def end_validation(self) -> None:
+        """Nothing stays on the device while training goes on."""
+        self._accumulators = {}
 
     def _choose(self, count: int) -> list[int]:
         """Which of a layer's channels are observed."""

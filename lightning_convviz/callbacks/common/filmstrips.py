@@ -38,10 +38,6 @@ class Filmstrips:
         for history in [self._histories[name]] if name in self._histories else []:
             history.frames = [frame.take(rows) for frame in history.frames]
 
-    def pictures(self) -> dict[str, Drawable]:
-        """The last drawing's strips by tag, `evolution/...`."""
-        return {f"evolution/{tag}": strip.picture() for tag, strip in self.drawn.items()}
-
     def animations(self) -> dict[str, Callable[[], Drawable]]:
         """What makes the same strips into animations, by tag, `animation/...`; of one drawing there is none."""
         return {f"animation/{tag}": strip.animation for tag, strip in self.drawn.items() if len(strip.columns) > 1}

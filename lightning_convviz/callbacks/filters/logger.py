@@ -255,12 +255,14 @@ class FilterPatternLogger(VisualizationCallback):
         self._accumulators = {layer: ResponseAccumulator(channels[layer]) for layer in sources}
         return [(sources[layer], accumulator) for layer, accumulator in self._accumulators.items()]
 
+    @override
+    def end_validation(self) -> None:
+        self._accumulators = {}
+
     # -- the drawing --------------------------------------------------------------------------------------------------
 
     @override
     def compute(self, context: DrawContext, share: slice) -> PatternPart:
-        # Nothing of this validation is to stay on the device, whatever fails below.
-        accumulators, self._accumulators = self._accumulators, {}
         is_training = _is_training(context.snapshot)
         # All ranks have to choose in the same network: not in one that rank 0 alone has drawn.
         final = is_training and not context.run.provisional
@@ -278,7 +280,7 @@ class FilterPatternLogger(VisualizationCallback):
         )
         responses = {
             layer: accumulator.compute() if accumulator.channels == channels[layer] else None
-            for layer, accumulator in accumulators.items()
+            for layer, accumulator in self._accumulators.items()
         }
         kernels = _first_kernels(context) if self.kernels and context.run.is_rank_zero else None
         part = PatternPart(patterns, responses, kernels)

@@ -184,6 +184,7 @@ class GradCAMLogger(VisualizationCallback):
         self._pictures: dict[str, Probes] = {}  # what `request` asked for beside the probes
         self._confidence: Float[Tensor, " n"] | None = None  # of the mistakes among them
         self._run: RunInfo | None = None  # of the current validation
+        self._misses_batches = False  # whether some of the current validation had no logits or labels
         self._takes_extra_inputs = True  # as long as it is not known what the forward takes
         self._has_warned = False
 
@@ -202,6 +203,8 @@ class GradCAMLogger(VisualizationCallback):
 
     @override
     def request(self, view: ProbeView) -> ForwardRequest:
+        if not view.labels_are_classes:  # what was counted in this validation were no mistakes
+            self._mistakes.reset()
         self._collect_pictures(view.probes)
         device = view.probes.images.device
         pictures = {
@@ -219,7 +222,7 @@ class GradCAMLogger(VisualizationCallback):
         if mistakes is not None and len(mistakes):
             self._pictures["mistakes"] = probes_of_mistakes(mistakes, like)
             self._confidence = mistakes.confidence
-        if self._tracked.probes is not None and self._run.is_rank_zero:
+        if self._tracked.probes is not None and self._run.is_rank_zero and self._mistakes.seen:
             self._pictures["tracked"] = self._tracked.probes
 
     # -- the validation ------------------------------------------------------------------------------------------------
@@ -235,7 +238,8 @@ class GradCAMLogger(VisualizationCallback):
     @override
     def start_validation(self, run: RunInfo) -> Observers:
         self._run = run
-        self._forget_validation()
+        self.end_validation()
+        self._misses_batches = False
         if self.needs.logits and run.mode == "lockstep" and not self._has_warned:
             self._has_warned = True
             _lightning.rank_zero_warn(
@@ -245,22 +249,25 @@ class GradCAMLogger(VisualizationCallback):
 
     @override
     def on_batch(self, batch: ValidationBatch) -> None:
-        if self._finds_mistakes and batch.logits is not None and batch.labels is not None:
-            extra_inputs = batch.extra_inputs if self._takes_extra_inputs else None
-            self._mistakes.update(batch.images, batch.labels, batch.logits, extra_inputs, positions=batch.positions)
+        if not self._finds_mistakes or self._misses_batches:
+            return
+        if batch.logits is None or batch.labels is None:  # counts of a part of the validation would not be true
+            self._misses_batches = True
+            self._mistakes.reset()
+            return
+        extra_inputs = batch.extra_inputs if self._takes_extra_inputs else None
+        self._mistakes.update(batch.images, batch.labels, batch.logits, extra_inputs, positions=batch.positions)
 
     # -- the drawing ---------------------------------------------------------------------------------------------------
 
     @override
     def compute(self, context: DrawContext, share: slice) -> GradCAMPart:
-        part = GradCAMPart(
+        return GradCAMPart(
             mistakes=self._explained("mistakes", context, self._confidence),
             tracked=self._explained("tracked", context),
             confusions=self._mistakes.confusions(),
             scalars=self._measure(context),
         )
-        self._forget_validation()
-        return part
 
     def _explained(
         self, name: str, context: DrawContext, confidence: Float[Tensor, " n"] | None = None
@@ -270,8 +277,8 @@ class GradCAMLogger(VisualizationCallback):
             return None
         return ExplainedImages(self._pictures[name], context.explained[name], confidence).cpu()
 
-    def _forget_validation(self) -> None:
-        """Nothing of a validation stays on the device while training goes on."""
+    @override
+    def end_validation(self) -> None:
         self._mistakes.reset()
         self._pictures, self._confidence = {}, None
 
