@@ -173,4 +173,5 @@ def test_ranks_that_saw_nothing_leave_the_picture_out():
     assert name == "a"
     assert one.compute() == {"a": None}
     assert accumulator.merge([None, None]) is None
+    one.end_validation()
     assert one.compute() == {}, "nothing stays on the device"
