@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 # What every nn.Module carries: hooks, parameter tables, flags. Everything else in a module's __dict__ is its author's.
 _MACHINERY = frozenset(vars(nn.Module()))
-_PLAIN = (list, dict, set)
 
 # Models that are inside `isolated` at this moment.
 _isolated_now: "WeakSet[nn.Module]" = WeakSet()
